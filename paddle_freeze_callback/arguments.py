@@ -1,0 +1,279 @@
+"""The options of a schedule as ``TrainingArguments`` flags, YAML or JSON.
+
+A flag is the name of the option with ``freeze_`` before it. Files take the same keys, with or
+without the prefix.
+"""
+
+# No "from __future__ import annotations": PdArgumentParser wants the types of fields, not text.
+
+import difflib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, List, Optional
+
+from .strategies import STRATEGIES, Gradual, Strategy, options_of
+
+PREFIX = "freeze_"
+
+
+@dataclass
+class FreezeArguments:
+    """Options of :class:`FreezeSchedule` for ``PdArgumentParser``; all are optional.
+
+    >>> FreezeArguments(freeze_every="1 epoch").freeze_every
+    '1 epoch'
+    """
+
+    freeze_strategy: Optional[str] = field(
+        default=None,
+        metadata={"help": f"Which stages are open when: {', '.join(STRATEGIES)}."},
+    )
+    freeze_stages: Optional[List[str]] = field(
+        default=None,
+        metadata={
+            "help": "'auto', a number of backbone stages, or selectors, head first, such as "
+            "classifier 'ernie.encoder.layers.{8-11}' '*'."
+        },
+    )
+    freeze_every: Optional[str] = field(
+        default=None,
+        metadata={"help": "gradual: time between two openings, such as '1 epoch', '200 steps'."},
+    )
+    freeze_start: Optional[str] = field(
+        default=None,
+        metadata={"help": "gradual: when the first stage below the head opens."},
+    )
+    freeze_at: Optional[str] = field(
+        default=None,
+        metadata={"help": "head_then_all: when everything opens, such as 2 or '50%%'."},
+    )
+    freeze_unfreeze_at: Optional[List[str]] = field(
+        default=None,
+        metadata={"help": "explicit: pairs of when=what, such as 0=fc 1=layer4 '50%%=*'."},
+    )
+    freeze_frozen_norm: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Running statistics of frozen normalization layers: 'eval' (the default) "
+            "holds them still, 'train' lets them move."
+        },
+    )
+    freeze_frozen_dropout: Optional[str] = field(
+        default=None,
+        metadata={"help": "'eval' switches dropout off in frozen layers; default 'train'."},
+    )
+    freeze_verify: bool = field(
+        default=False,
+        metadata={"help": "Check with checksums that nothing frozen moves."},
+    )
+    freeze_restore: bool = field(
+        default=True,
+        metadata={"help": "Put stop_gradient back as it was at the end of training."},
+    )
+
+
+def options_from_arguments(args: Any) -> dict[str, Any]:
+    """The options that were set among some training arguments, as the constructor takes them.
+
+    Raises:
+        ValueError, TypeError: naming the flag whose value is wrong.
+    """
+    options = {}
+    for each in fields(FreezeArguments):
+        value = getattr(args, each.name, each.default)
+        default = None if each.default is MISSING else each.default
+        if value != default and value not in (None, "None", [], ["None"]):
+            options[each.name[len(PREFIX) :]] = value
+    return _read(options, lambda key: f"--{PREFIX}{key}")
+
+
+def has_arguments(args: Any) -> bool:
+    """Whether these training arguments know the freeze flags."""
+    return any(hasattr(args, each.name) for each in fields(FreezeArguments))
+
+
+def options_from_file(path: Any) -> dict[str, Any]:
+    """The options in a YAML or JSON file, as the constructor takes them.
+
+    Raises:
+        ValueError, TypeError: naming the file and the key that is wrong.
+        OSError: if the file cannot be read.
+    """
+    path = os.fspath(path)
+    with open(path, encoding="utf-8") as file:
+        try:
+            text = file.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    content = _parsed(path, text)
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} must hold a mapping of options, such as 'every: 1 epoch', "
+            f"not {type(content).__name__}"
+        )
+    known = [each.name[len(PREFIX) :] for each in fields(FreezeArguments)]
+    options = {}
+    for key, value in content.items():
+        name = str(key)
+        name = name[len(PREFIX) :] if name.startswith(PREFIX) else name
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"{path}: unknown option {key!r}; {hint}")
+        if name in options:
+            raise ValueError(f"{path}: the option {name!r} is there twice")
+        if value is not None:
+            options[name] = value
+    return _read(options, lambda key: f"{path}: {key}")
+
+
+def _parsed(path: str, text: str) -> Any:
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".json":
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+    if ending in (".yaml", ".yml"):
+        return _yaml(path, text)
+    raise ValueError(f"{path}: a schedule file ends in .yaml, .yml or .json, not {ending!r}")
+
+
+def _yaml(where: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not plain YAML: {error}") from None
+
+
+def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
+    """Turn flat options as written into arguments of the constructor."""
+    read: dict[str, Any] = {}
+    for key, value in options.items():
+        try:
+            read[key] = _READERS.get(key, lambda given: given)(value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where(key)}: {error}") from None
+    name = read.get("strategy")
+    if name is not None and name not in STRATEGIES:
+        near = difflib.get_close_matches(str(name), STRATEGIES, n=1)
+        raise ValueError(
+            f"{where('strategy')}: unknown strategy {name!r}; "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + f"known: {', '.join(STRATEGIES)}"
+        )
+    kind = strategy_for(name, read)
+    own = {option: read.pop(option) for option in options_of(kind) if option in read}
+    foreign = {o: k for k in STRATEGIES.values() for o in options_of(k)}
+    for option in read:
+        if option in foreign:
+            raise ValueError(
+                f"{where(option)}: belongs to the strategy {foreign[option].name!r}, "
+                f"not to {kind.name!r}"
+            )
+    read.pop("strategy", None)
+    if own or name is not None:
+        try:
+            read["strategy"] = kind(**own)
+        except (TypeError, ValueError) as error:
+            key = next((option for option in own if str(error).startswith(option)), "strategy")
+            text = str(error)[len(key) + 2 :] if str(error).startswith(f"{key}: ") else str(error)
+            raise type(error)(f"{where(key)}: {text}") from None
+    return read
+
+
+def strategy_for(name: Optional[str], given: Mapping[str, Any]) -> "type[Strategy]":
+    """The strategy that is named, or that the options given belong to."""
+    if name is not None:
+        return STRATEGIES[name]
+    for kind in STRATEGIES.values():
+        if kind is not Gradual and any(option in given for option in options_of(kind)):
+            return kind
+    return Gradual
+
+
+def _stages(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        only = value[0]
+        if only == "auto" or (isinstance(only, str) and only.isdigit()):
+            value = only
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+def _unfreeze_at(value: Any) -> Any:
+    """A mapping, or pairs ``when=what``; a JSON mapping comes through argparse as one string."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{value!r} is no mapping and no list of when=what")
+    if len(value) == 1 and isinstance(value[0], str) and value[0].lstrip().startswith("{"):
+        return _unfreeze_at(_yaml("the mapping", value[0]))
+    pairs = {}
+    for pair in value:
+        when, equals, what = str(pair).partition("=")
+        if not equals or not when.strip() or not what.strip():
+            raise ValueError(f"{pair!r} is no pair when=what, such as 1=layer4 or '50%=*'")
+        if when.strip() in pairs:
+            raise ValueError(f"the moment {when.strip()!r} is there twice")
+        pairs[when.strip()] = what.strip()
+    return pairs
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+_READERS = {
+    "stages": _stages,
+    "unfreeze_at": _unfreeze_at,
+    "verify": _boolean,
+    "restore": _boolean,
+}
+
+
+def _training_arguments() -> type:
+    """:class:`FreezeArguments` and the Trainer's own arguments in one dataclass."""
+    import importlib
+
+    loaded = [name for name in ("paddlenlp", "paddleformers") if name in sys.modules]
+    for package in loaded or ["paddlenlp", "paddleformers"]:
+        try:
+            trainer = importlib.import_module(f"{package}.trainer")
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            continue
+        made = dataclass(
+            type(
+                "FreezeTrainingArguments",
+                (FreezeArguments, trainer.TrainingArguments),
+                {
+                    "__doc__": "The Trainer's arguments and those of FreezeSchedule in one.",
+                    "__module__": __name__,
+                    "__annotations__": {},
+                },
+            )
+        )
+        return made
+    raise ModuleNotFoundError(
+        "FreezeTrainingArguments needs PaddleNLP or PaddleFormers; "
+        "pip install 'paddle-freeze-callback[nlp]'"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FreezeTrainingArguments":
+        globals()[name] = _training_arguments()
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+

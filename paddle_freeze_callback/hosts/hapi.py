@@ -1,0 +1,79 @@
+"""What the events of ``paddle.Model.fit`` mean.
+
+``fit`` tells a callback the index of a batch in its epoch; optimizer steps are counted here,
+with ``fit``'s own rule: every ``accumulate_grad_batches`` batches, and at the end of an epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+
+from ..moments import Run
+
+
+class HapiLoop:
+    """One call of ``paddle.Model.fit``.
+
+    Args:
+        model: the ``paddle.Model``.
+        params: what ``fit`` told the callback: epochs, steps (batches in an epoch), verbose.
+
+    Raises:
+        ValueError: if the model cannot be trained under a schedule.
+    """
+
+    def __init__(self, model: Any, params: dict[str, Any]) -> None:
+        if not paddle.in_dynamic_mode():
+            raise ValueError(
+                "FreezeSchedule needs dynamic mode: in a static graph what is frozen is fixed "
+                "when the graph is built. Call paddle.disable_static() before building the network"
+            )
+        self.network = model.network
+        self.optimizer = model._optimizer
+        if self.optimizer is None:
+            raise ValueError("the model has no optimizer; call model.prepare(optimizer, loss)")
+        self.done = 0
+        self._accumulate = int(getattr(model, "_accumulate", 1) or 1)
+        self._verbose = params.get("verbose")
+        batches: int | None = params.get("steps")
+        iterations: int | None = getattr(model, "num_iters", None)
+        epochs = int(params["epochs"])
+        if batches is None and self._accumulate > 1:
+            raise ValueError(
+                "accumulate_grad_batches needs training data with a length: fit cannot tell "
+                "which batch is the last of an epoch"
+            )
+        # With num_iters below an epoch, fit reports num_iters as the batches of its one epoch.
+        cut_short = iterations is not None and batches is not None and epochs == 1
+        self._batches = None if cut_short else batches
+        self.run = self._length(epochs, batches, iterations, cut_short)
+
+    def _length(
+        self, epochs: int, batches: int | None, iterations: int | None, cut_short: bool
+    ) -> Run:
+        if batches is None:
+            return Run.of(epochs=epochs) if iterations is None else Run.of(total_steps=iterations)
+        if cut_short:
+            steps = max(batches // self._accumulate, 1)
+            return Run.of(total_steps=steps, steps_per_epoch=steps)
+        per_epoch = -(-batches // self._accumulate)
+        if iterations is None:
+            return Run.of(epochs=epochs, steps_per_epoch=per_epoch)
+        whole, rest = divmod(iterations, batches)
+        total = whole * per_epoch + rest // self._accumulate
+        return Run.of(total_steps=total, steps_per_epoch=per_epoch)
+
+    def begins_step(self, batch: int) -> bool:
+        """Whether this batch is the first of an optimizer step."""
+        return batch % self._accumulate == 0
+
+    def ends_step(self, batch: int) -> bool:
+        """Whether the optimizer stepped after this batch."""
+        return (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
+
+    def say(self, line: str) -> None:
+        """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
+        if self._verbose != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
+            print(f"FreezeSchedule: {line}", flush=True)

@@ -1,0 +1,88 @@
+"""What the events of a PaddleNLP or PaddleFormers ``Trainer`` mean."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from typing import Any
+
+import paddle
+
+from ..moments import Run
+
+
+class TrainerLoop:
+    """One call of ``Trainer.train``, as its events describe it.
+
+    Args:
+        args: the ``TrainingArguments``.
+        state: the ``TrainerState``; its ``global_step`` counts optimizer steps, also after
+            a resume, where its float ``epoch`` is wrong under gradient accumulation.
+        context: what else the event came with: model, optimizer, train_dataloader.
+    """
+
+    def __init__(self, args: Any, state: Any, context: dict[str, Any]) -> None:
+        if not paddle.in_dynamic_mode():
+            raise ValueError("FreezeSchedule needs dynamic mode; call paddle.disable_static()")
+        self.network = context["model"]
+        self.optimizer = context["optimizer"]
+        self._main = bool(state.is_world_process_zero)
+        self._logger = _logger_beside(state)
+        self.run = Run.of(
+            total_steps=int(state.max_steps),
+            steps_per_epoch=_steps_per_epoch(args, context.get("train_dataloader")),
+        )
+
+    def say(self, line: str) -> None:
+        """Log a line through the Trainer's own logger, on the main rank."""
+        if self._main:
+            self._logger.info(f"FreezeSchedule: {line}")
+
+
+def _steps_per_epoch(args: Any, dataloader: Any) -> int | None:
+    """The Trainer's own formula; ``None`` if the data has no length."""
+    try:
+        batches = len(dataloader)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return None
+    return max(batches // int(args.gradient_accumulation_steps), 1)
+
+
+def _logger_beside(state: Any) -> Any:
+    """The logger of the library that this Trainer's state comes from."""
+    for kind in type(state).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package in ("paddlenlp", "paddleformers"):
+            return importlib.import_module(f"{package}.utils.log").logger
+    import logging
+
+    return logging.getLogger("paddle_freeze_callback")
+
+
+def put_first(callback: object) -> None:
+    """Move a callback to the front of the Trainer's list.
+
+    Reporters (VisualDL, TensorBoard, ...) come before a user's callbacks, so numbers that a
+    callback adds to the logs would reach only the console. A Trainer hands its callbacks no
+    reference to itself or to the list, so the list is found as the one that refers to the
+    callback and holds the Trainer's own flow control.
+    """
+    for holder in gc.get_referrers(callback):
+        if isinstance(holder, list) and any(
+            type(other).__name__ == "DefaultFlowCallback" for other in holder
+        ):
+            holder.remove(callback)
+            holder.insert(0, callback)
+
+
+def publish(numbers: dict[str, float], logs: dict[str, Any] | None, state: Any) -> None:
+    """Add numbers to a training log, for the reporters and for ``log_history``.
+
+    Logs of an evaluation are left alone: ``evaluate`` returns them.
+    """
+    if not logs or "loss" not in logs:
+        return
+    logs.update(numbers)
+    history = state.log_history
+    if history and history[-1].get("step") == state.global_step and "loss" in history[-1]:
+        history[-1].update(numbers)

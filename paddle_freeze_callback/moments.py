@@ -1,0 +1,214 @@
+"""What moment of a training run does the user mean.
+
+Pure code. A moment counts epochs, optimizer steps or a share of the run; a :class:`Run` knows
+how long the run is and turns a moment into the number of optimizer steps after which it comes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Union
+
+When = Union[int, str, "Moment"]
+
+_WRITTEN = re.compile(
+    r"(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>%|epochs?|steps?)?", re.IGNORECASE | re.ASCII
+)
+_FORMS = 'write 2 or "2 epochs", "500 steps", or "30%" of the run'
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of a run, counted from its beginning.
+
+    Attributes:
+        value: how many; for ``"share"`` a number from 0 to 1.
+        unit: ``"epochs"``, ``"steps"`` or ``"share"``.
+
+    >>> str(Moment.of("30%")), str(Moment.of(2)), str(Moment.of("1 step"))
+    ('30%', '2 epochs', '1 step')
+    """
+
+    value: Fraction
+    unit: str
+
+    @classmethod
+    def of(cls, when: When) -> Moment:
+        """The moment that the user wrote: an ``int`` counts epochs, a string names its unit.
+
+        Raises:
+            TypeError: for anything but an int, a string or a moment.
+            ValueError: for a negative moment, more than 100%, part of a step, or a string of
+                another form.
+        """
+        if isinstance(when, Moment):
+            return when
+        if isinstance(when, bool) or not isinstance(when, (int, str)):
+            raise TypeError(f"{when!r} is no moment of the run; {_FORMS}")
+        if isinstance(when, int):
+            if when < 0:
+                raise ValueError(f"moment {when} is negative; {_FORMS}")
+            return cls(Fraction(when), "epochs")
+        match = _WRITTEN.fullmatch(when.strip())
+        if not match:
+            raise ValueError(f"{when!r} is no moment of the run; {_FORMS}")
+        value, unit = Fraction(match["value"]), (match["unit"] or "epochs").lower()
+        if unit == "%":
+            if value > 100:
+                raise ValueError(f"{when!r} lies beyond the end of the run; {_FORMS}")
+            return cls(value / 100, "share")
+        if not match["unit"] and "." in match["value"]:
+            raise ValueError(f'{when!r} could be a share or epochs; write "{when} epochs" or "…%"')
+        unit = unit.rstrip("s") + "s"
+        if unit == "steps" and value.denominator != 1:
+            raise ValueError(f"{when!r}: optimizer steps are whole numbers")
+        return cls(value, unit)
+
+    @classmethod
+    def length(cls, when: When) -> Moment:
+        """The same for a length of time, which must not be zero."""
+        moment = cls.of(when)
+        if not moment.value:
+            raise ValueError(f"a length of {when!r} is zero; {_FORMS}")
+        return moment
+
+    def plus(self, other: Moment, times: int) -> Moment:
+        """The moment so many lengths of the same unit later."""
+        return Moment(self.value + times * other.value, self.unit)
+
+    def __str__(self) -> str:
+        value = self.value * 100 if self.unit == "share" else self.value
+        number = str(value) if value.denominator == 1 else f"{float(value):.4g}"
+        if self.unit == "share":
+            return number + "%"
+        return f"{number} {self.unit[:-1] if value == 1 else self.unit}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long a training run is, as far as its loop can tell.
+
+    Attributes:
+        steps_per_epoch: optimizer steps in an epoch; ``None`` if the data has no length.
+        total_steps: optimizer steps in the run; ``None`` if not known.
+        epochs: epochs in the run, maybe not a whole number; ``None`` if not known.
+        epoch_starts: where the data has no length, the steps at which epochs were seen to begin.
+
+    >>> run = Run.of(steps_per_epoch=100, epochs=3)
+    >>> run.step_of(Moment.of("50%")), run.step_of(Moment.of(2)), run.epoch_of(199)
+    (150, 200, 1)
+    """
+
+    steps_per_epoch: int | None
+    total_steps: int | None
+    epochs: Fraction | None
+    epoch_starts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        epochs: float | None = None,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+    ) -> Run:
+        """A run from any two of its three lengths, or from its total alone.
+
+        Raises:
+            ValueError: if they say too little, contradict each other, or are not positive.
+        """
+        for name, value in (
+            ("epochs", epochs),
+            ("steps_per_epoch", steps_per_epoch),
+            ("total_steps", total_steps),
+        ):
+            whole = name == "epochs" or isinstance(value, int)
+            if value is not None and (isinstance(value, bool) or not whole or not value > 0):
+                raise ValueError(f"{name}={value!r} must be a positive number")
+        share = None if epochs is None else Fraction(epochs).limit_denominator(10**6)
+        if total_steps is None and share is not None and steps_per_epoch:
+            total_steps = int(share * steps_per_epoch)
+        if share is None and total_steps and steps_per_epoch:
+            share = Fraction(total_steps, steps_per_epoch)
+        if total_steps is None and share is None:
+            raise ValueError(
+                "how long is the run? give two of epochs=, steps_per_epoch= and total_steps=, "
+                "or total_steps= alone"
+            )
+        if steps_per_epoch is None and total_steps and share:
+            steps_per_epoch = max(math.ceil(total_steps / share), 1)
+        return cls(steps_per_epoch, total_steps, share)
+
+    def steps(self, length: Moment) -> Fraction:
+        """A length of time in optimizer steps, not rounded.
+
+        Raises:
+            ValueError: if the run cannot tell.
+        """
+        if length.unit == "steps":
+            return length.value
+        if length.unit == "share" and self.total_steps:
+            return length.value * self.total_steps
+        if length.unit == "epochs" and self.steps_per_epoch:
+            return length.value * self.steps_per_epoch
+        raise ValueError(
+            f'"{length}" cannot be counted: the training data has no length'
+            + (
+                '; use steps ("500 steps") or a share of the run ("30%")'
+                if self.total_steps
+                else ' and the run has no known end; use whole epochs alone or steps ("500 steps")'
+            )
+        )
+
+    def step_of(self, moment: Moment) -> int | None:
+        """How many optimizer steps are done when the moment comes.
+
+        ``None`` while that cannot be known: an epoch of data without length that has not begun.
+
+        Raises:
+            ValueError: if it never can.
+        """
+        if moment.value == 0:
+            return 0
+        by_epochs = self.epochs is not None and self.steps_per_epoch is None
+        if by_epochs and moment.unit != "steps" and not self.total_steps:
+            assert self.epochs is not None
+            epochs = moment.value * (self.epochs if moment.unit == "share" else 1)
+            index = math.ceil(epochs)
+            return self.epoch_starts[index] if index < len(self.epoch_starts) else None
+        return math.ceil(self.steps(moment))
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 0, in which training is after so many optimizer steps."""
+        if self.steps_per_epoch:
+            return step // self.steps_per_epoch
+        return max(sum(start <= step for start in self.epoch_starts) - 1, 0)
+
+    def epoch_began(self, step: int) -> Run:
+        """The run when one more epoch has been seen to begin at this step."""
+        return Run(
+            self.steps_per_epoch, self.total_steps, self.epochs, (*self.epoch_starts, step)
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is.
+
+    Attributes:
+        step: optimizer steps done.
+        run: the length of the run.
+        metrics: the last value of each metric that the loop evaluated.
+    """
+
+    step: int
+    run: Run
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 0."""
+        return self.run.epoch_of(self.step)

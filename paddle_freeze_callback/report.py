@@ -1,0 +1,76 @@
+"""How people see what happened: one line of text, and numbers for the loop's own logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A change of the set of open stages. The first of a run says what the run began with.
+
+    Attributes:
+        step: optimizer steps done when it happened.
+        epoch: the epoch, from 0.
+        opened: names of the stages that opened.
+        frozen: names of the stages that froze.
+        trainable: trainable elements from then on.
+        total: all elements.
+
+    >>> Transition(100, 1, ("layer4",), (), 250, 1000).ratio
+    0.25
+    """
+
+    step: int
+    epoch: int
+    opened: tuple[str, ...]
+    frozen: tuple[str, ...]
+    trainable: int
+    total: int
+
+    @property
+    def ratio(self) -> float:
+        """Trainable ratio: trainable elements / all elements."""
+        return self.trainable / self.total
+
+    def __str__(self) -> str:
+        changes = [
+            f"{verb} {listing(names)}"
+            for verb, names in (("unfroze", self.opened), ("froze", self.frozen))
+            if names
+        ]
+        return (
+            f"step {self.step}, epoch {self.epoch}: {'; '.join(changes) or 'no change'}; "
+            f"{self.trainable:,} of {self.total:,} parameters train ({self.ratio:.2%})"
+        )
+
+
+def start_line(transition: Transition) -> str:
+    """The line for the state with which a run begins, maybe in the middle of a schedule.
+
+    >>> print(start_line(Transition(0, 0, ("head",), ("layer2", "layer1"), 10, 100)))
+    step 0, epoch 0: open head; frozen layer2, layer1; 10 of 100 parameters train (10.00%)
+    """
+    text = str(transition).replace(": unfroze ", ": open ", 1)
+    return text.replace("; froze ", "; frozen ", 1).replace(": froze ", ": frozen ", 1)
+
+
+def listing(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row, the middle left out if they are many.
+
+    >>> listing(["a", "b", "c", "d", "e", "f"])
+    'a, b ... f (6 stages)'
+    """
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} stages)"
+
+
+def numbers(transition: Transition, open_stages: int) -> dict[str, float]:
+    """What goes into the loop's logs, as numbers that every reporter can plot."""
+    return {
+        "trainable_ratio": transition.ratio,
+        "trainable_params": transition.trainable,
+        "open_stages": open_stages,
+    }

@@ -1,0 +1,300 @@
+"""One training run under a schedule: progress in, transitions out.
+
+The three kinds of training loop (``paddle.Model``, a Trainer, one written by hand) all drive a
+:class:`Freezing`; it is the only place where strategy, freezer, optimizer and report meet.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from paddle import nn
+
+from . import optimizer as optimizers
+from .freezer import Freezer, asked_by_name
+from .moments import Progress, Run
+from .report import Transition, listing, numbers, start_line
+from .selectors import Selector, select
+from .stages import REST, Stage, Stages, partition, partition_by, stage_names
+from .strategies import Explicit, Strategy
+from .weights import Weight, weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule fitted to a network.
+
+    Attributes:
+        stages: all stages, head first.
+        strategy: the rule, in terms of stage names.
+        schedulable: names of the stages that the strategy decides about: not the ``"rest"``,
+            and none in which everything was frozen already and is not asked for by name.
+        openable: names of the parameters that may be opened.
+    """
+
+    stages: tuple[Stage, ...]
+    strategy: Strategy
+    schedulable: tuple[str, ...]
+    openable: frozenset[str]
+
+
+def plan(network: nn.Layer, stages: Stages, strategy: Strategy) -> Plan:
+    """Fit a schedule to a network; touches nothing.
+
+    Raises:
+        ValueError: if stages or selectors do not fit the network.
+    """
+    selectors: Sequence[Selector] = []
+    if isinstance(strategy, Explicit):
+        if stages == "auto":
+            selectors = strategy.selectors()
+            parts, meant = partition_by(network, selectors)
+            names = iter(meant)
+            strategy = strategy.with_stages(lambda selector: next(names))
+        else:
+            parts = partition(network, stages)
+            strategy = strategy.with_stages(lambda one: stage_names(network, parts, one))
+    else:
+        parts = partition(network, stages)
+    if isinstance(stages, (list, tuple)):
+        selectors = [*selectors, *stages]
+    every = weights(network)
+    openable = {weight.name for weight in every if weight.trains}
+    trainable = [weight for weight in every if weight.trains]
+    for selector in selectors:
+        try:
+            chosen = select(every, selector)
+        except ValueError:  # the name of an automatic stage: not a name in the network
+            continue
+        openable |= asked_by_name(chosen, selector, [w for w in trainable if w in chosen])
+    schedulable = tuple(
+        stage.name
+        for stage in parts
+        if stage.name != REST and not openable.isdisjoint(stage.parameters)
+    )
+    return Plan(parts, strategy, schedulable, frozenset(openable))
+
+
+# Which run holds a network. Both ends are weak: whoever drives the run owns it.
+_holders: weakref.WeakKeyDictionary[nn.Layer, weakref.ref[Freezing]] = weakref.WeakKeyDictionary()
+
+
+def release(network: nn.Layer) -> None:
+    """End the run that holds the network, if any: it was left by an exception, or is a rival."""
+    holder = _holders.pop(network, lambda: None)()
+    if holder is not None:
+        holder.give_up()
+
+
+class Freezing:
+    """A schedule at work on a network, from the beginning of a run to its end.
+
+    Get one from :meth:`FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
+    :meth:`close` at the end (a ``with`` block does).
+
+    Attributes:
+        stages: the stages of the network.
+        history: the transitions so far.
+    """
+
+    def __init__(
+        self,
+        network: nn.Layer,
+        optimizer: Any,
+        stages: Stages,
+        strategy: Strategy,
+        run: Run,
+        step: int = 0,
+        *,
+        frozen_norm: str = "eval",
+        frozen_dropout: str = "train",
+        verify: bool = False,
+        restore: bool = True,
+        say: Callable[[str], object] = print,
+    ) -> None:
+        release(network)
+        self._plan = plan(network, stages, strategy)
+        self._run = run
+        self._step = step
+        self._verify = verify
+        self._restore = restore
+        self._say = say
+        self.stages = self._plan.stages
+        self.history: list[Transition] = []
+        self._check(network, optimizer)
+        self._freezer = Freezer(
+            network,
+            self.stages,
+            self._plan.openable,
+            frozen_norm=frozen_norm,
+            frozen_dropout=frozen_dropout,
+        )
+        _holders[network] = weakref.ref(self)
+        self._open: tuple[str, ...] = ()
+        self._next: int | None = None
+        self._sums: dict[str, str] = {}
+        try:
+            self._converge()
+        except BaseException:
+            self._freezer.restore()
+            raise
+
+    # ------------------------------------------------------------ driven by a training loop
+
+    def step(self) -> None:
+        """One more optimizer step is done. Call it after ``clear_grad()``."""
+        self.at(self._step + 1)
+
+    def at(self, step: int) -> None:
+        """So many optimizer steps are done; make the network be as scheduled from here on."""
+        self._step = step
+        if self._next is not None and step >= self._next:
+            self._converge()
+
+    def epoch_began(self) -> None:
+        """An epoch begins now, in a run whose data has no length."""
+        self._run = self._run.epoch_began(self._step)
+        self._converge()
+
+    def verify(self) -> None:
+        """Check that nothing frozen has moved since the last transition.
+
+        Raises:
+            RuntimeError: naming the first tensor that has, if the schedule has ``verify=True``.
+        """
+        if not self._verify:
+            return
+        now = self._freezer.checksums()
+        for name, before in self._sums.items():
+            if now.get(name, before) != before:
+                raise RuntimeError(
+                    f"{name} moved although it is frozen, between steps "
+                    f"{self.history[-1].step} and {self._step}; something else than the "
+                    "optimizer changed it (a loaded checkpoint, an averaging callback, a layer "
+                    "that updates itself in its forward)"
+                )
+
+    def close(self, *, verify: bool = True) -> None:
+        """The run is over: verify if asked to, and put the network back as it was found."""
+        try:
+            if verify and self._freezer.holds:
+                self.verify()
+        finally:
+            self.restore(flags=self._restore)
+
+    def restore(self, *, flags: bool = True) -> None:
+        """Put the network back as it was found, at once; harmless when done twice."""
+        self._next = None
+        self._freezer.restore(flags=flags)
+
+    def give_up(self) -> None:
+        """Another run takes the network: put it back, and refuse to go on."""
+        self._freezer.restore()
+        self._next = 0
+
+    def __enter__(self) -> Freezing:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(verify=error is None)
+
+    # ------------------------------------------------------------ what is seen from outside
+
+    @property
+    def freezer(self) -> Freezer:
+        """What to undo."""
+        return self._freezer
+
+    @property
+    def open_stages(self) -> tuple[str, ...]:
+        """Names of the stages that are open now."""
+        return self._open
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now."""
+        return numbers(self.history[-1], len(self._open))
+
+    # ------------------------------------------------------------ inside
+
+    def _check(self, network: nn.Layer, optimizer: Any) -> None:
+        names, strategy = self._plan.schedulable, self._plan.strategy
+        if not names:
+            raise ValueError(
+                f"every parameter of {type(network).__name__} that the schedule may open is "
+                "frozen already; nothing would train. Set stop_gradient=False on what should, "
+                "or ask for it by name"
+            )
+        timetable = strategy.timetable(self._run, names)
+        for step, opens in [*timetable, (0, frozenset())][: len(timetable) or 1]:
+            if not opens:
+                raise ValueError(
+                    f"nothing would train from step {step} on: all {len(self.stages)} stages are "
+                    f"frozen then ({listing([s.name for s in self.stages])}). "
+                    "Open the head at moment 0"
+                )
+        if timetable[0][0] > 0:
+            raise ValueError(
+                f"nothing would train before step {timetable[0][0]}, when "
+                f"{listing(sorted(timetable[0][1]))} opens; open the head at moment 0"
+            )
+        for name, step in strategy.never_open(self._run, names):
+            warnings.warn(
+                f"the stage {name!r} never opens: its moment is after {step} steps, and the run "
+                f"has {self._run.total_steps}",
+                stacklevel=4,
+            )
+        # Where the data has no length, count as if an epoch had one step.
+        known = self._run if self._run.total_steps else Run.of(
+            epochs=float(self._run.epochs or 1), steps_per_epoch=1
+        )
+        ever_open: set[str] = set()
+        ever_open.update(*(opens for _, opens in strategy.timetable(known, names)))
+        wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
+        will_open: list[Weight] = [
+            w for w in weights(network) if w.name in wanted & self._plan.openable
+        ]
+        if optimizer is not None:
+            optimizers.check(optimizer, will_open)
+
+    def _converge(self) -> None:
+        """Make the network be as the strategy says for the progress of now."""
+        if not self._freezer.holds:
+            raise RuntimeError(
+                "another FreezeSchedule took over this network; "
+                "give one schedule to a training run, not two"
+            )
+        progress = Progress(self._step, self._run)
+        strategy, names = self._plan.strategy, self._plan.schedulable
+        wanted = strategy.open_stages(progress, names)
+        self._next = strategy.next_step(progress, names)
+        first = not self.history
+        if wanted == self._open and not first:
+            return
+        if not first:
+            self.verify()
+        self._freezer.apply(wanted)
+        everything = tuple(stage.name for stage in self.stages)
+        closed = everything if first else self._open
+        transition = Transition(
+            self._step,
+            self._run.epoch_of(self._step),
+            tuple(name for name in wanted if name not in self._open),
+            tuple(name for name in closed if name not in wanted),
+            *self._freezer.count(),
+        )
+        self._open = wanted
+        self.history.append(transition)
+        self._say(start_line(transition) if first else str(transition))
+        if self._verify:
+            self._sums = self._freezer.checksums()
