@@ -165,7 +165,7 @@ def main(argv: list[str]) -> dict[str, float]:
     tokenizer = BertTokenizer.from_pretrained(str(folder))
     paddle.seed(args.seed)
     model = BertForSequenceClassification.from_pretrained(
-        str(folder), convert_from_torch=True, num_classes=2
+        str(folder), convert_from_torch=True, num_classes=2, use_cache=False
     )
     needed = data.test_sentences + data.train_sentences
     rows = Sentences(labelled[:needed], tokenizer, data.max_length).rows

@@ -18,7 +18,10 @@ class Transition:
         trainable: trainable elements from then on.
         total: all elements.
 
-    >>> Transition(100, 1, ("layer4",), (), 250, 1000).ratio
+    >>> change = Transition(100, 1, ("layer4",), (), 250, 1000)
+    >>> print(change)
+    step 100, epoch 1: opens layer4; 250 of 1,000 parameters train (25.00%)
+    >>> change.ratio
     0.25
     """
 
@@ -37,23 +40,13 @@ class Transition:
     def __str__(self) -> str:
         changes = [
             f"{verb} {listing(names)}"
-            for verb, names in (("unfroze", self.opened), ("froze", self.frozen))
+            for verb, names in (("opens", self.opened), ("freezes", self.frozen))
             if names
         ]
         return (
             f"step {self.step}, epoch {self.epoch}: {'; '.join(changes) or 'no change'}; "
             f"{self.trainable:,} of {self.total:,} parameters train ({self.ratio:.2%})"
         )
-
-
-def start_line(transition: Transition) -> str:
-    """The line for the state with which a run begins, maybe in the middle of a schedule.
-
-    >>> print(start_line(Transition(0, 0, ("head",), ("layer2", "layer1"), 10, 100)))
-    step 0, epoch 0: open head; frozen layer2, layer1; 10 of 100 parameters train (10.00%)
-    """
-    text = str(transition).replace(": unfroze ", ": open ", 1)
-    return text.replace("; froze ", "; frozen ", 1).replace(": froze ", ": frozen ", 1)
 
 
 def listing(names: Sequence[str], most: int = 4) -> str:

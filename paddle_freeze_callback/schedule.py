@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,7 +111,6 @@ class FreezeSchedule:
             "restore": restore,
         }
         self._freezing: Freezing | None = None
-        self._undo: weakref.finalize[Any, Any] | None = None
         self._loop: HapiLoop | TrainerLoop | None = None
         self._model: Any = None
         self._params: dict[str, Any] = {}
@@ -227,16 +225,10 @@ class FreezeSchedule:
         self, network: nn.Layer, optimizer: Any, run: Run, step: int, say: Callable[[str], object]
     ) -> Freezing:
         self.restore()
-        if self._undo is not None:
-            self._undo.detach()
-        freezing = Freezing(
+        self._freezing = Freezing(
             network, optimizer, self._stages, self._strategy, run, step, say=say, **self._manners
         )
-        self._freezing = freezing
-        # If training fails and the schedule is thrown away, the network is still put back.
-        self._undo = weakref.finalize(self, freezing.freezer.restore)
-        self._undo.atexit = False
-        return freezing
+        return self._freezing
 
     # ------------------------------------------------------------ events of both loops
 
@@ -270,9 +262,10 @@ class FreezeSchedule:
 
     def on_epoch_begin(self, *event: Any, **context: Any) -> None:
         """An epoch begins."""
-        if isinstance(self._loop, HapiLoop) and self._freezing is not None:
-            if self._loop.run.steps_per_epoch is None:
-                self._freezing.epoch_began()
+        loop = self._loop
+        if isinstance(loop, HapiLoop) and self._freezing is not None:
+            if loop.run.steps_per_epoch is None:
+                self._freezing.epoch_began(loop.done)
 
     def on_epoch_end(self, *event: Any, **context: Any) -> None:
         """An epoch is over."""

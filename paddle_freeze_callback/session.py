@@ -18,7 +18,7 @@ from paddle import nn
 from . import optimizer as optimizers
 from .freezer import Freezer, asked_by_name
 from .moments import Progress, Run
-from .report import Transition, listing, numbers, start_line
+from .report import Transition, listing, numbers
 from .selectors import Selector, select
 from .stages import REST, Stage, Stages, partition, partition_by, stage_names
 from .strategies import Explicit, Strategy
@@ -135,6 +135,8 @@ class Freezing:
             frozen_dropout=frozen_dropout,
         )
         _holders[network] = weakref.ref(self)
+        # If training fails and the run is thrown away, the network is still put back.
+        weakref.finalize(self, self._freezer.restore).atexit = False
         self._open: tuple[str, ...] = ()
         self._next: int | None = None
         self._sums: dict[str, str] = {}
@@ -156,9 +158,10 @@ class Freezing:
         if self._next is not None and step >= self._next:
             self._converge()
 
-    def epoch_began(self) -> None:
-        """An epoch begins now, in a run whose data has no length."""
-        self._run = self._run.epoch_began(self._step)
+    def epoch_began(self, step: int) -> None:
+        """After so many steps an epoch begins, in a run whose data has no length."""
+        self._step = step
+        self._run = self._run.epoch_began(step)
         self._converge()
 
     def verify(self) -> None:
@@ -209,11 +212,6 @@ class Freezing:
         self.close(verify=error is None)
 
     # ------------------------------------------------------------ what is seen from outside
-
-    @property
-    def freezer(self) -> Freezer:
-        """What to undo."""
-        return self._freezer
 
     @property
     def open_stages(self) -> tuple[str, ...]:
@@ -295,6 +293,6 @@ class Freezing:
         )
         self._open = wanted
         self.history.append(transition)
-        self._say(start_line(transition) if first else str(transition))
+        self._say(str(transition))
         if self._verify:
             self._sums = self._freezer.checksums()

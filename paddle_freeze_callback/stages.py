@@ -106,27 +106,37 @@ def partition_by(
 ) -> tuple[tuple[Stage, ...], list[tuple[str, ...]]]:
     """The coarsest stages of which every selector is a union, in order of first mention.
 
-    Selectors may overlap. Returns the stages and, for each selector, the names of its stages.
+    Selectors may overlap; the items of a list count one by one. Returns the stages and, for
+    each selector, the names of its stages.
     """
     every = weights(network)
     groups = _auto_if_any(network, every)
-    chosen = [{id(w.tensor) for w in select(every, one, groups)} for one in selectors]
+    origin = [(index, one) for index, entry in enumerate(selectors) for one in _items(entry)]
+    chosen = [{id(w.tensor) for w in select(every, one, groups)} for _, one in origin]
     cells: dict[tuple[int, ...], list[Weight]] = {}
     for weight in every:
         key = tuple(i for i, ids in enumerate(chosen) if id(weight.tensor) in ids)
         cells.setdefault(key, []).append(weight)
     # Head first means: in the order in which the user opens them; the unnamed rest comes last.
-    ordered = sorted(cells, key=lambda key: key or (len(selectors),))
+    ordered = sorted(cells, key=lambda key: key or (len(origin),))
     parts: dict[str, list[Weight]] = {}
     names: dict[tuple[int, ...], str] = {}
     for key in ordered:
         narrowest = min(key, key=lambda i: len(chosen[i]), default=None)
-        wanted = REST if narrowest is None else describe(selectors[narrowest], network)
+        wanted = REST if narrowest is None else describe(origin[narrowest][1], network)
         names[key] = _unused(wanted, parts)
         parts[names[key]] = cells[key]
     return _stages(every, parts), [
-        tuple(names[key] for key in ordered if index in key) for index in range(len(selectors))
+        tuple(names[key] for key in ordered if any(origin[i][0] == index for i in key))
+        for index in range(len(selectors))
     ]
+
+
+def _items(selector: Selector) -> list[Selector]:
+    """The selectors in a list of lists; an empty list is left, so that it is found wrong."""
+    if isinstance(selector, (list, tuple)) and selector:
+        return [item for part in selector for item in _items(part)]
+    return [selector]
 
 
 def stage_names(
@@ -290,7 +300,11 @@ def _input_name(network: nn.Layer, inside: list[Weight]) -> str:
 def _unit_name(group: list[_Unit], base: str) -> str:
     """The path of the block, or of the first unit, seen from the backbone."""
     path = next((unit for unit in group if unit.is_block), group[0]).path
-    shorter = path[len(base) + 1 :] if base and path.startswith(base + ".") else path
+    shorter = path
+    if path == base:
+        shorter = path.rsplit(".", 1)[-1]
+    elif base and path.startswith(base + "."):
+        shorter = path[len(base) + 1 :]
     return path if shorter[0].isdigit() else shorter
 
 

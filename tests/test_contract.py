@@ -1,0 +1,95 @@
+"""The same schedule through every kind of training loop gives the same transitions."""
+
+from __future__ import annotations
+
+import paddle
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import model_for
+from paddlenlp.trainer import Trainer
+from transformers import Tokens, trainer_for
+
+from paddle_freeze_callback import Explicit, FreezeSchedule, Gradual, HeadOnly, HeadThenAll
+
+
+class Small(paddle.nn.Layer):
+    """A network that fits all loops: returns its loss if it is given labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = paddle.nn.Embedding(50, 4)
+        self.layer1 = paddle.nn.Linear(4, 4)
+        self.layer2 = paddle.nn.Linear(4, 4)
+        self.classifier = paddle.nn.Linear(4, 2)
+
+    def forward(self, input_ids, labels=None):
+        x = self.layer2(self.layer1(self.embedding(input_ids).mean(1)))
+        logits = self.classifier(x)
+        return logits if labels is None else paddle.nn.functional.cross_entropy(logits, labels)
+
+
+class Pairs(Tokens):
+    def __getitem__(self, index):
+        row = super().__getitem__(index)
+        return row["input_ids"], row["labels"].reshape(1)
+
+
+class Plain(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        return model(**inputs)
+
+
+def by_hapi(schedule, epochs):
+    model_for(Small()).fit(Pairs(), batch_size=4, epochs=epochs, verbose=0, callbacks=[schedule])
+
+
+def by_trainer(schedule, epochs, folder):
+    trainer = trainer_for(Small(), folder, [schedule], kind=Plain, num_train_epochs=epochs)
+    trainer.train()
+
+
+def by_hand(schedule, epochs):
+    network = Small()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    rows = Tokens()
+    with schedule.attach(network, optimizer, epochs=epochs, steps_per_epoch=6) as freezing:
+        for _ in range(epochs):
+            for index in range(6):
+                row = rows[index]
+                network(paddle.to_tensor(row["input_ids"])[None]).sum().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                freezing.step()
+
+
+moments = st.one_of(
+    st.integers(0, 3), st.integers(0, 30).map("{} steps".format), st.integers(0, 99).map("{}%".format)
+)
+lengths = moments.filter(lambda moment: str(moment).split()[0] not in ("0", "0%"))
+strategies = st.one_of(
+    st.builds(Gradual, every=st.none() | lengths, start=st.none() | moments),
+    st.just(HeadOnly()),
+    st.builds(HeadThenAll, at=moments),
+    st.lists(
+        st.tuples(moments, st.sampled_from(["layer2", "layer{1-2}", "embedding", "*", "head"])),
+        max_size=3,
+    ).map(lambda pairs: Explicit({0: "classifier", **dict(pairs), 0: "classifier"})),
+)
+
+
+@pytest.mark.filterwarnings("ignore:the stage")
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(strategy=strategies, epochs=st.integers(1, 4))
+def test_all_loops_make_the_same_transitions(tmp_path, strategy, epochs):
+    histories = []
+    for run in (by_hapi, by_hand, lambda s, e: by_trainer(s, e, tmp_path)):
+        schedule = FreezeSchedule(strategy=strategy, verify=True)
+        run(schedule, epochs)
+        # hapi and the Trainer apply a transition before a step, a hand-written loop after one,
+        # so only the latter sees those of the very end.
+        histories.append([change for change in schedule.history if change.step < 6 * epochs])
+    assert histories[0] == histories[1] == histories[2]
+    assert histories[0]
