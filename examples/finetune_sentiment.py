@@ -145,7 +145,7 @@ def main(argv: list[str]) -> dict[str, float]:
     defaults = {
         "--output_dir": tempfile.mkdtemp(prefix="freeze-demo-"),
         "--num_train_epochs": "3",
-        "--learning_rate": "5e-4",
+        "--learning_rate": "2e-4",
         "--per_device_train_batch_size": "16",
         "--per_device_eval_batch_size": "50",
         "--logging_steps": "20",
@@ -153,7 +153,9 @@ def main(argv: list[str]) -> dict[str, float]:
         "--seed": "42",
     }
     flags = {word.split("=")[0] for word in argv}
-    filled = [word for flag, value in defaults.items() if flag not in flags for word in (flag, value)]
+    filled = [
+        word for flag, value in defaults.items() if flag not in flags for word in (flag, value)
+    ]
     parser = PdArgumentParser((FreezeTrainingArguments, DataArguments))
     args, data = parser.parse_args_into_dataclasses([*filled, *argv])
     cache = Path(data.cache)
@@ -190,7 +192,9 @@ def main(argv: list[str]) -> dict[str, float]:
     print(f"\n{schedule!r} trained {len(train)} sentences for {args.num_train_epochs:g} epochs:")
     for transition in schedule.history:
         print(f"  {transition}")
-    print(f"after training, {trainable_ratio(model):.0%} of the parameters can be trained, as before")
+    print(
+        f"after training, {trainable_ratio(model):.0%} of the parameters can be trained, as before"
+    )
     print(
         f"held-out accuracy {result['eval_accuracy']:.3f} on {len(test)} sentences, "
         f"{seconds:.0f} s of training"

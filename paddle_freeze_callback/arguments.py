@@ -244,15 +244,15 @@ def _training_arguments() -> type:
     """:class:`FreezeArguments` and the Trainer's own arguments in one dataclass."""
     import importlib
 
-    loaded = [name for name in ("paddlenlp", "paddleformers") if name in sys.modules]
+    loaded = [name for name in ("paddlenlp", "paddleformers") if sys.modules.get(name)]
     for package in loaded or ["paddlenlp", "paddleformers"]:
         try:
             trainer = importlib.import_module(f"{package}.trainer")
         except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
+            if error.name not in (package, f"{package}.trainer"):
+                raise  # it is there, but something that it needs is not
             continue
-        made = dataclass(
+        made: type = dataclass(
             type(
                 "FreezeTrainingArguments",
                 (FreezeArguments, trainer.TrainingArguments),
@@ -275,5 +275,3 @@ def __getattr__(name: str) -> Any:
         globals()[name] = _training_arguments()
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-

@@ -144,16 +144,12 @@ class Freezer:
         if self._frozen_dropout == "eval":
             self._hold("eval", self._others, frozen_now)
 
-    def _hold(
-        self, kind: str, governed: Sequence[_Governed], frozen: set[int]
-    ) -> None:
+    def _hold(self, kind: str, governed: Sequence[_Governed], frozen: set[int]) -> None:
         """Hold exactly those layers whose governing weights are all frozen."""
         for _, layer, governors in governed:
             key, wanted = (kind, id(layer)), bool(governors) and governors <= frozen
             if wanted and key not in self._held:
-                self._held[key] = (
-                    hold_statistics(layer) if kind == "norm" else _EvalForward(layer)
-                )
+                self._held[key] = hold_statistics(layer) if kind == "norm" else _EvalForward(layer)
             elif not wanted and key in self._held:
                 self._held.pop(key).undo()
 
@@ -201,9 +197,7 @@ def _checksum(tensor: paddle.Tensor) -> str:
     return hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def _governed(
-    network: nn.Layer, every: Sequence[Weight], *, statistics: bool
-) -> list[_Governed]:
+def _governed(network: nn.Layer, every: Sequence[Weight], *, statistics: bool) -> list[_Governed]:
     """Layers with the weights that decide whether they count as frozen.
 
     These are a layer's own weights and those inside it. A layer without any is governed, if it
@@ -348,4 +342,3 @@ def asked_by_name(
     if isinstance(selector, str) and any(selector in weight.names for weight in chosen):
         return frozenset(w.name for w in chosen if selector in w.names)
     return frozenset() if trainable else frozenset(weight.name for weight in chosen)
-

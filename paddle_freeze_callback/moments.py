@@ -189,9 +189,7 @@ class Run:
 
     def epoch_began(self, step: int) -> Run:
         """The run when one more epoch has been seen to begin at this step."""
-        return Run(
-            self.steps_per_epoch, self.total_steps, self.epochs, (*self.epoch_starts, step)
-        )
+        return Run(self.steps_per_epoch, self.total_steps, self.epochs, (*self.epoch_starts, step))
 
 
 @dataclass(frozen=True)

@@ -191,8 +191,10 @@ class FreezeSchedule:
         Args:
             network: the network.
             optimizer: its optimizer, built with all parameters.
-            epochs, steps_per_epoch, total_steps: how long the run is, in epochs and optimizer
-                steps; any two, or ``total_steps`` alone.
+            epochs: how long the run is, in epochs; need not be whole. Of this and the next two
+                give any two, or ``total_steps`` alone.
+            steps_per_epoch: optimizer steps in an epoch.
+            total_steps: optimizer steps in the run.
             step: optimizer steps already done, when a run is continued.
             say: where lines about transitions go; by default to the logger
                 ``paddle_freeze_callback``, at level INFO.
@@ -263,9 +265,10 @@ class FreezeSchedule:
     def on_epoch_begin(self, *event: Any, **context: Any) -> None:
         """An epoch begins."""
         loop = self._loop
-        if isinstance(loop, HapiLoop) and self._freezing is not None:
-            if loop.run.steps_per_epoch is None:
-                self._freezing.epoch_began(loop.done)
+        if self._freezing is None or not isinstance(loop, HapiLoop):
+            return
+        if loop.run.steps_per_epoch is None:
+            self._freezing.epoch_began(loop.done)
 
     def on_epoch_end(self, *event: Any, **context: Any) -> None:
         """An epoch is over."""

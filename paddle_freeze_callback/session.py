@@ -253,8 +253,10 @@ class Freezing:
                 stacklevel=4,
             )
         # Where the data has no length, count as if an epoch had one step.
-        known = self._run if self._run.total_steps else Run.of(
-            epochs=float(self._run.epochs or 1), steps_per_epoch=1
+        known = (
+            self._run
+            if self._run.total_steps
+            else Run.of(epochs=float(self._run.epochs or 1), steps_per_epoch=1)
         )
         ever_open: set[str] = set()
         ever_open.update(*(opens for _, opens in strategy.timetable(known, names)))

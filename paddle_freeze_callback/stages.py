@@ -21,7 +21,6 @@ How ``"auto"`` reads a network:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ Stages = Union[str, int, Sequence[Selector]]
 REST = "rest"
 
 _HEAD_NAMES = frozenset(
-    "head heads lm_head cls classifier classification_head fc output out_proj qa_outputs".split()
+    ["head", "heads", "lm_head", "cls", "classifier", "fc", "output", "out_proj", "qa_outputs"]
 )
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)[a-z]?")
 
@@ -89,7 +88,9 @@ def partition(network: nn.Layer, stages: Stages = "auto") -> tuple[Stage, ...]:
     """
     every = weights(network)
     if not every:
-        raise ValueError(f"{type(network).__name__} has no parameters, so there is nothing to freeze")
+        raise ValueError(
+            f"{type(network).__name__} has no parameters, so there is nothing to freeze"
+        )
     if isinstance(stages, str) and stages == "auto":
         return _stages(every, _auto(network, every))
     if isinstance(stages, bool) or not isinstance(stages, (int, str, list, tuple)):
@@ -139,9 +140,7 @@ def _items(selector: Selector) -> list[Selector]:
     return [selector]
 
 
-def stage_names(
-    network: nn.Layer, stages: Sequence[Stage], selector: Selector
-) -> tuple[str, ...]:
+def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) -> tuple[str, ...]:
     """The stages that a selector means, by stage name or by the parameters it selects.
 
     Raises:
@@ -308,9 +307,7 @@ def _unit_name(group: list[_Unit], base: str) -> str:
     return path if shorter[0].isdigit() else shorter
 
 
-def _structure(
-    network: nn.Layer, every: Sequence[Weight]
-) -> tuple[list[Weight], list[_Unit], str]:
+def _structure(network: nn.Layer, every: Sequence[Weight]) -> tuple[list[Weight], list[_Unit], str]:
     """The head's weights, the backbone's units from the input side up, the backbone's path."""
     path, backbone = _named_backbone(network, every)
     if backbone is not None:
@@ -337,12 +334,20 @@ def _structure(
         for child_path, unit_layer, numbered in _mark_numbered(container, below)
         for unit in _expand(child_path, unit_layer, numbered, every)
     ]
-    return head, units, os.path.commonprefix([p + "." for p, _ in below]).rpartition(".")[0]
+    return head, units, _common([p for p, _ in below])
 
 
-def _named_backbone(
-    network: nn.Layer, every: Sequence[Weight]
-) -> tuple[str, nn.Layer | None]:
+def _common(paths: Sequence[str]) -> str:
+    """The layer that all these paths are in, or the one path itself."""
+    common: list[str] = []
+    for same in zip(*(path.split(".") for path in paths)):
+        if len(set(same)) > 1:
+            break
+        common.append(same[0])
+    return ".".join(common)
+
+
+def _named_backbone(network: nn.Layer, every: Sequence[Weight]) -> tuple[str, nn.Layer | None]:
     """What the network itself calls its backbone, with its path."""
     for attribute in (getattr(network, "base_model_prefix", None), "backbone"):
         inner = getattr(network, attribute, None) if attribute else None
@@ -393,8 +398,11 @@ def _numbered_inside(
 ) -> Iterable[tuple[str, nn.Layer, bool]]:
     for child_path, child, mark in _mark_numbered(layer, _children(path, layer, every)):
         # Only whole layers count: the two linear maps of one feed-forward are not blocks.
-        yield child_path, child, mark and (
-            isinstance(layer, (nn.LayerList, nn.Sequential)) or bool(list(child.children()))
+        yield (
+            child_path,
+            child,
+            mark
+            and (isinstance(layer, (nn.LayerList, nn.Sequential)) or bool(list(child.children()))),
         )
         if not mark:
             yield from _numbered_inside(child_path, child, every)

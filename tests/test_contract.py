@@ -14,7 +14,7 @@ from paddle_freeze_callback import Explicit, FreezeSchedule, Gradual, HeadOnly, 
 
 
 class Small(paddle.nn.Layer):
-    """A network that fits all loops: returns its loss if it is given labels."""
+    """A network that fits all loops."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,10 +23,9 @@ class Small(paddle.nn.Layer):
         self.layer2 = paddle.nn.Linear(4, 4)
         self.classifier = paddle.nn.Linear(4, 2)
 
-    def forward(self, input_ids, labels=None):
+    def forward(self, input_ids):
         x = self.layer2(self.layer1(self.embedding(input_ids).mean(1)))
-        logits = self.classifier(x)
-        return logits if labels is None else paddle.nn.functional.cross_entropy(logits, labels)
+        return self.classifier(x)
 
 
 class Pairs(Tokens):
@@ -37,7 +36,8 @@ class Pairs(Tokens):
 
 class Plain(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False):
-        return model(**inputs)
+        logits = model(inputs["input_ids"])
+        return paddle.nn.functional.cross_entropy(logits, inputs["labels"])
 
 
 def by_hapi(schedule, epochs):
@@ -64,7 +64,9 @@ def by_hand(schedule, epochs):
 
 
 moments = st.one_of(
-    st.integers(0, 3), st.integers(0, 30).map("{} steps".format), st.integers(0, 99).map("{}%".format)
+    st.integers(0, 3),
+    st.integers(0, 30).map("{} steps".format),
+    st.integers(0, 99).map("{}%".format),
 )
 lengths = moments.filter(lambda moment: str(moment).split()[0] not in ("0", "0%"))
 strategies = st.one_of(
@@ -74,7 +76,7 @@ strategies = st.one_of(
     st.lists(
         st.tuples(moments, st.sampled_from(["layer2", "layer{1-2}", "embedding", "*", "head"])),
         max_size=3,
-    ).map(lambda pairs: Explicit({0: "classifier", **dict(pairs), 0: "classifier"})),
+    ).map(lambda pairs: Explicit({**dict(pairs), 0: "classifier"})),
 )
 
 

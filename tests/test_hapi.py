@@ -175,12 +175,11 @@ def test_strategies_run_to_the_step(strategy, expected):
 def test_refreezing_holds_the_stage_again():
     network = conv_net()
     schedule = FreezeSchedule(
-        unfreeze_at={0: ["fc", "block3"], 1: {"freeze": "block3", "unfreeze": "block2"}}, verify=True
+        unfreeze_at={0: ["fc", "block3"], 1: {"freeze": "block3", "unfreeze": "block2"}},
+        verify=True,
     )
     watch = Watch(schedule)
-    model_for(network).fit(
-        Images(), batch_size=4, epochs=3, verbose=0, callbacks=[schedule, watch]
-    )
+    model_for(network).fit(Images(), batch_size=4, epochs=3, verbose=0, callbacks=[schedule, watch])
     assert schedule.history[1].opened == ("block2",)
     assert schedule.history[1].frozen == ("block3",)
     for changed in watch.moved[6:]:
@@ -280,9 +279,7 @@ def test_after_an_exception_the_network_can_be_put_back_at_once(how):
     network, schedule = conv_net(), FreezeSchedule()
     model = model_for(network)
     with pytest.raises(RuntimeError):
-        model.fit(
-            Images(), batch_size=4, verbose=0, callbacks=[schedule, Breaks(RuntimeError, 2)]
-        )
+        model.fit(Images(), batch_size=4, verbose=0, callbacks=[schedule, Breaks(RuntimeError, 2)])
     if how == "restore":
         schedule.restore()
     else:
@@ -329,7 +326,8 @@ def test_an_optimizer_without_the_parameters_that_will_open_is_refused_by_name()
 def test_parameter_groups_of_the_optimizer_are_seen():
     network = conv_net()
     optimizer = paddle.optimizer.Adam(
-        0.1, parameters=[{"params": network.fc.parameters()}, {"params": network.block3.parameters()}]
+        0.1,
+        parameters=[{"params": network.fc.parameters()}, {"params": network.block3.parameters()}],
     )
     with pytest.raises(ValueError, match="was not given 8 parameters"):
         FreezeSchedule().attach(network, optimizer, total_steps=8)
@@ -337,9 +335,7 @@ def test_parameter_groups_of_the_optimizer_are_seen():
 
 def test_use_multi_tensor_is_refused():
     network = conv_net()
-    optimizer = paddle.optimizer.Adam(
-        0.1, parameters=network.parameters(), use_multi_tensor=True
-    )
+    optimizer = paddle.optimizer.Adam(0.1, parameters=network.parameters(), use_multi_tensor=True)
     refused(FreezeSchedule(), network, optimizer, "Adam(use_multi_tensor=True) keeps the list")
 
 
@@ -354,7 +350,9 @@ def test_a_network_in_which_everything_is_frozen_is_refused():
 def test_a_schedule_under_which_nothing_trains_at_some_time_is_refused():
     refused(FreezeSchedule(unfreeze_at={1: "*"}), conv_net(), None, "nothing would train before")
     late = {0: "fc", 1: {"freeze": "*"}}
-    refused(FreezeSchedule(unfreeze_at=late), conv_net(), None, "nothing would train from step 6 on")
+    refused(
+        FreezeSchedule(unfreeze_at=late), conv_net(), None, "nothing would train from step 6 on"
+    )
 
 
 def test_a_model_without_an_optimizer_is_refused():

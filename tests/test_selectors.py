@@ -114,7 +114,7 @@ def test_a_foreign_layer_and_a_callable_that_finds_nothing_are_errors():
 
 
 def test_a_paddle_model_instead_of_its_network_is_named():
-    with pytest.raises(TypeError, match="pass model.network"):
+    with pytest.raises(TypeError, match=r"pass model\.network"):
         weights(paddle.Model(TwoLayers()))
 
 

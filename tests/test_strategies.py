@@ -129,7 +129,9 @@ GOLDEN = [
         },
     ),
     (
-        Explicit({0: "*", 1: {"freeze": ["stem", "layer1"]}, 2: {"freeze": "*", "unfreeze": "head"}}),
+        Explicit(
+            {0: "*", 1: {"freeze": ["stem", "layer1"]}, 2: {"freeze": "*", "unfreeze": "head"}}
+        ),
         Run.of(epochs=4, steps_per_epoch=10),
         {
             0: "head layer4 layer3 layer2 layer1 stem",
@@ -211,9 +213,7 @@ moments = st.one_of(
     st.integers(1, 100).map("{} steps".format),
     st.integers(1, 100).map("{}%".format),
 )
-graduals = st.builds(
-    Gradual, every=st.none() | moments, start=st.none() | moments | st.just(0)
-)
+graduals = st.builds(Gradual, every=st.none() | moments, start=st.none() | moments | st.just(0))
 strategies = st.one_of(graduals, st.just(HeadOnly()), st.builds(HeadThenAll, at=moments))
 
 

@@ -17,7 +17,7 @@ ALL = ("head", "encoder.layers.2", "encoder.layers.1", "encoder.layers.0", "embe
 
 
 def train(tmp_path, schedule, *, model=None, extra=(), **flags):
-    model = model or tiny_bert()
+    model = model or tiny_bert()  # a Layer is always true
     trainer = trainer_for(model, tmp_path, [schedule, *extra], **flags)
     trainer.train()
     return trainer
@@ -103,12 +103,6 @@ def test_data_without_length_is_scheduled_by_steps(tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_a_transition_never_comes_inside_gradient_accumulation(tmp_path, accumulate):
-    class Substeps(TrainerCallback):
-        def on_load_data_end(self, args, state, control, model=None, **kwargs):
-            batches.append((state.global_step, len(open_names(model))))
-
-    batches: list[tuple[int, int]] = []
-
     class Forward(Trainer):
         def training_step(self, model, inputs):
             forwards.append((self.state.global_step, len(open_names(model))))
@@ -117,14 +111,14 @@ def test_a_transition_never_comes_inside_gradient_accumulation(tmp_path, accumul
     forwards: list[tuple[int, int]] = []
     schedule = FreezeSchedule(every="1 step")
     train(
-        tmp_path, schedule, extra=[Substeps()], kind=Forward,
+        tmp_path, schedule, kind=Forward,
         gradient_accumulation_steps=accumulate, num_train_epochs=8,
     )  # fmt: skip
     by_step: dict[int, set[int]] = {}
     for step, count in forwards:
         by_step.setdefault(step, set()).add(count)
-    if accumulate != 4:  # where an epoch leaves nothing over, all batches of a step see the same
-        assert all(len(counts) == 1 for counts in by_step.values())
+    # Also with 4, where two batches of an epoch are left over and join the next one's first step.
+    assert all(len(counts) == 1 for counts in by_step.values())
     assert [change.step for change in schedule.history] == [0, 1, 2, 3, 4]
 
 
@@ -152,8 +146,6 @@ def test_a_second_train_starts_afresh_and_one_object_serves_several_trainers(tmp
 
 
 def test_log_history_and_progress_line_carry_the_numbers(tmp_path):
-    lines: list[str] = []
-
     class Shown(PrinterCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             shown.append(dict(logs))
@@ -165,7 +157,6 @@ def test_log_history_and_progress_line_carry_the_numbers(tmp_path):
     assert history[0]["trainable_params"] == 34
     assert history[-1]["trainable_ratio"] == 1.0
     assert [e.get("open_stages") for e in shown if "loss" in e] == [1 + i // 6 for i in range(30)]
-    assert lines == []
 
 
 def test_evaluate_returns_its_own_numbers_only(tmp_path):
@@ -187,7 +178,8 @@ def test_visualdl_reads_the_numbers_back(tmp_path):
     reader = LogReader(file_path=str(file))
     data = reader.get_data("scalar", "train/trainable_ratio")
     assert [point.id for point in data] == list(range(1, 31))
-    assert data[0].value == pytest.approx(34 / data[-1].value / 11362, rel=0.5)
+    total = sum(tensor.size for tensor in tiny_bert().parameters())
+    assert data[0].value == pytest.approx(34 / total)
     assert data[-1].value == 1.0
     stages = [point.value for point in reader.get_data("scalar", "train/open_stages")]
     assert stages == [1 + i // 6 for i in range(30)]
@@ -218,7 +210,7 @@ def test_left_over_micro_batches_do_not_come_back_after_refreezing(tmp_path):
         },
         verify=True,
     )
-    norms: list[bool] = []
+    norms: list[bool] = []  # noted after the schedule, which comes first in the list
 
     class Gradients(TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
@@ -228,7 +220,9 @@ def test_left_over_micro_batches_do_not_come_back_after_refreezing(tmp_path):
         tmp_path, schedule, model=model, extra=[Gradients()], gradient_accumulation_steps=4,
         num_train_epochs=4,
     )  # fmt: skip
-    assert norms == [True, True, True, True]  # steps 1 to 3 begin with it frozen or just opened
+    # Frozen from step 1 on and opened before step 3, it has no gradient until it trains again:
+    # then those of the two batches that epoch 2 leaves over, which join the last step.
+    assert norms == [True, True, True, True, True, True, False]
 
 
 def test_an_exception_leaves_nothing_behind_for_the_next_train(tmp_path):
@@ -260,7 +254,9 @@ def test_an_optimizer_built_for_the_head_is_refused_by_name(tmp_path):
     optimizer = paddle.optimizer.AdamW(0.1, parameters=model.classifier.parameters())
     trainer = trainer_for(model, tmp_path, [FreezeSchedule()])
     trainer.optimizer = optimizer
-    with pytest.raises(ValueError, match=re.escape("parameters that the schedule will open: bert.")):
+    with pytest.raises(
+        ValueError, match=re.escape("parameters that the schedule will open: bert.")
+    ):
         trainer.train()
     assert trainable_ratio(model) == 1.0
 

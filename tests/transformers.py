@@ -73,4 +73,9 @@ def trainer_for(model, folder, callbacks, *, data=None, kind=InOrder, **flags) -
         **flags,
     }
     args = FreezeTrainingArguments(**settings)
-    return kind(model=model, args=args, train_dataset=Tokens() if data is None else data, callbacks=callbacks)
+    return kind(
+        model=model,
+        args=args,
+        train_dataset=Tokens() if data is None else data,
+        callbacks=callbacks,
+    )

@@ -1,0 +1,259 @@
+"""Options as flags, JSON, YAML and dictionaries."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+import re
+
+import pytest
+from paddlenlp.trainer import PdArgumentParser, TrainingArguments
+from transformers import tiny_bert, trainer_for
+
+from paddle_freeze_callback import (
+    Explicit,
+    FreezeArguments,
+    FreezeSchedule,
+    Gradual,
+    HeadOnly,
+    HeadThenAll,
+)
+from paddle_freeze_callback.arguments import FreezeTrainingArguments
+from paddle_freeze_callback.strategies import STRATEGIES
+
+CASES = [
+    ([], FreezeSchedule()),
+    (["--freeze_every", "1 epoch"], FreezeSchedule(strategy=Gradual("1 epoch"))),
+    (["--freeze_every", "2"], FreezeSchedule(strategy=Gradual("2"))),
+    (["--freeze_start", "500 steps"], FreezeSchedule(strategy=Gradual(None, "500 steps"))),
+    (["--freeze_strategy", "head_only"], FreezeSchedule(strategy=HeadOnly())),
+    (["--freeze_strategy", "head_then_all"], FreezeSchedule(strategy=HeadThenAll())),
+    (["--freeze_at", "30%"], FreezeSchedule(strategy=HeadThenAll("30%"))),
+    (
+        ["--freeze_unfreeze_at", "0=fc", "1=layer4", "50%=*"],
+        FreezeSchedule(strategy=Explicit({"0": "fc", "1": "layer4", "50%": "*"})),
+    ),
+    (["--freeze_stages", "auto", "--freeze_verify"], FreezeSchedule(verify=True)),
+    (["--freeze_stages", "4"], FreezeSchedule(stages=4)),
+    (
+        ["--freeze_stages", "classifier", "ernie.encoder.layers.{8-11}", "*"],
+        FreezeSchedule(stages=["classifier", "ernie.encoder.layers.{8-11}", "*"]),
+    ),
+    (["--freeze_frozen_norm", "train"], FreezeSchedule(frozen_norm="train")),
+    (["--freeze_frozen_dropout", "eval"], FreezeSchedule(frozen_dropout="eval")),
+    (["--no_freeze_restore"], FreezeSchedule(restore=False)),
+    (["--freeze_restore", "false", "--freeze_verify", "yes"],
+     FreezeSchedule(verify=True, restore=False)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "expected"), CASES, ids=lambda value: str(value)[:50])
+def test_flags_make_the_same_schedule_as_code(flags, expected, tmp_path):
+    (args,) = PdArgumentParser(FreezeArguments).parse_args_into_dataclasses(flags)
+    assert repr(FreezeSchedule.from_args(args)) == repr(expected)
+    parser = PdArgumentParser(FreezeTrainingArguments)
+    (args,) = parser.parse_args_into_dataclasses([*flags, "--output_dir", str(tmp_path)])
+    assert isinstance(args, TrainingArguments)
+    assert repr(FreezeSchedule.from_args(args)) == repr(expected)
+
+
+def test_every_field_has_help_and_is_an_option_of_code():
+    for field in dataclasses.fields(FreezeArguments):
+        assert field.name.startswith("freeze_")
+        assert len(field.metadata["help"]) > 20
+    text = PdArgumentParser(FreezeArguments).format_help()
+    assert "such as 0=fc 1=layer4 '50%=*'" in re.sub(r"\s+", " ", text)
+
+
+MAPPING = {
+    "freeze_unfreeze_at": {"0": "fc", "50%": ["layer4", "layer3"]},
+    "freeze_verify": True,
+    "freeze_stages": ["fc", "layer4", "layer3", "*"],
+}
+FROM_MAPPING = FreezeSchedule(
+    stages=["fc", "layer4", "layer3", "*"],
+    strategy=Explicit({"0": "fc", "50%": ["layer4", "layer3"]}),
+    verify=True,
+)
+
+
+def test_a_json_file_through_the_parser_and_a_dict(tmp_path):
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps(MAPPING))
+    (args,) = PdArgumentParser(FreezeArguments).parse_json_file(str(file))
+    assert repr(FreezeSchedule.from_args(args)) == repr(FROM_MAPPING)
+    (args,) = PdArgumentParser(FreezeArguments).parse_dict(MAPPING)
+    assert repr(FreezeSchedule.from_args(args)) == repr(FROM_MAPPING)
+    file.write_text(json.dumps({"freeze_every": None, "freeze_stages": [4]}))
+    (args,) = PdArgumentParser(FreezeArguments).parse_json_file(str(file))
+    assert repr(FreezeSchedule.from_args(args)) == "FreezeSchedule(stages=4)"
+
+
+@pytest.mark.parametrize("prefix", ["freeze_", ""])
+@pytest.mark.parametrize("ending", ["json", "yaml", "yml"])
+def test_a_file_has_the_same_keys_with_or_without_prefix(tmp_path, prefix, ending):
+    file = tmp_path / f"freeze.{ending}"
+    content = {prefix + key[len("freeze_") :]: value for key, value in MAPPING.items()}
+    file.write_text(json.dumps(content))  # JSON is YAML
+    assert repr(FreezeSchedule.from_file(file)) == repr(FROM_MAPPING)
+    assert repr(FreezeSchedule.from_file(str(file))) == repr(FROM_MAPPING)
+
+
+def test_a_yaml_file_as_people_write_it(tmp_path):
+    file = tmp_path / "freeze.yaml"
+    file.write_text(
+        "strategy: explicit\n"
+        "unfreeze_at:\n"
+        "  0: fc           # numbers are epochs\n"
+        "  200 steps: layer4\n"
+        "  50%: '*'\n"
+        "frozen_dropout: eval\n"
+        "verify: yes\n"
+    )
+    expected = FreezeSchedule(
+        strategy=Explicit({0: "fc", "200 steps": "layer4", "50%": "*"}),
+        frozen_dropout="eval",
+        verify=True,
+    )
+    assert repr(FreezeSchedule.from_file(file)) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", "evry: 1", "a.yaml: unknown option 'evry'; did you mean every"),
+        ("a.yaml", "zzz: 1", "a.yaml: unknown option 'zzz'; known: strategy, stages"),
+        ("a.yaml", "every: soon", "a.yaml: every: 'soon' is no moment"),
+        ("a.yaml", "every: 1\nfreeze_every: 2", "the option 'every' is there twice"),
+        ("a.yaml", "strategy: gradul", "a.yaml: strategy: unknown strategy 'gradul'; did you mean"),
+        ("a.yaml", "strategy: head_only\nevery: 1", "a.yaml: every: belongs to the strategy 'grad"),
+        ("a.yaml", "- every", "a.yaml must hold a mapping of options"),
+        ("a.yaml", "", "a.yaml must hold a mapping of options"),
+        ("a.yaml", "every: [", "a.yaml is not plain YAML"),
+        ("a.yaml", "x: !!python/object/apply:os.getcwd []", "a.yaml is not plain YAML"),
+        ("a.json", "{", "a.json is not JSON"),
+        ("a.toml", "x", "ends in .yaml, .yml or .json, not '.toml'"),
+        ("a.yaml", "stages: true", "a.yaml: stages: stages=True: give"),
+        ("a.yaml", "verify: 3", "a.yaml: verify: 3 is neither true nor false"),
+        ("a.yaml", "unfreeze_at: 3", "a.yaml: unfreeze_at: 3 is no mapping"),
+        ("a.yaml", "unfreeze_at: {}", "a.yaml: unfreeze_at: unfreeze_at={} opens nothing"),
+        ("a.yaml", "frozen_norm: off", "a.yaml: frozen_norm: frozen_norm=False must be 'eval' or"),
+        ("a.yaml", "strategy: explicit", "a.yaml: strategy: "),
+    ],
+)
+def test_a_wrong_file_names_the_file_and_the_key(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        FreezeSchedule.from_file(file)
+
+
+def test_a_file_in_another_encoding_and_a_missing_one(tmp_path):
+    file = tmp_path / "freeze.yaml"
+    file.write_bytes("stages: [分类]".encode("gbk"))
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        FreezeSchedule.from_file(file)
+    with pytest.raises(FileNotFoundError):
+        FreezeSchedule.from_file(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"freeze_every": "soon"}, "--freeze_every: 'soon' is no moment"),
+        ({"freeze_strategy": "best"}, "--freeze_strategy: unknown strategy 'best'; known: gradual"),
+        (
+            {"freeze_strategy": "head_only", "freeze_at": "1"},
+            "--freeze_at: belongs to the strategy",
+        ),
+        ({"freeze_every": "1", "freeze_at": "1"}, "--freeze_every: belongs to the strategy"),
+        ({"freeze_unfreeze_at": ["fc"]}, "--freeze_unfreeze_at: 'fc' is no pair when=what"),
+        (
+            {"freeze_unfreeze_at": ["0=fc", "0=*"]},
+            "--freeze_unfreeze_at: the moment '0' is there tw",
+        ),
+        ({"freeze_unfreeze_at": ["x=fc"]}, "--freeze_unfreeze_at: 'x' is no moment"),
+        ({"freeze_frozen_norm": "of"}, "--freeze_frozen_norm: frozen_norm='of' must be"),
+        ({"freeze_stages": ["0"]}, "--freeze_stages: stages=0: the backbone needs at least one"),
+        ({"freeze_verify": "yes"}, "--freeze_verify: 'yes' is neither true nor false"),
+    ],
+)
+def test_a_wrong_value_names_the_flag(fields, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        FreezeSchedule.from_args(FreezeArguments(**fields))
+
+
+def test_arguments_without_freeze_flags_are_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"TrainingArguments has no freeze_\* fields; parse Freeze"):
+        FreezeSchedule.from_args(TrainingArguments(output_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("given", [FreezeSchedule, FreezeSchedule()], ids=["class", "object"])
+def test_a_schedule_without_arguments_takes_the_trainers_flags(tmp_path, given):
+    trainer = trainer_for(tiny_bert(), tmp_path, [given], freeze_strategy="head_only")
+    schedule = trainer.callback_handler.callbacks[1]
+    assert repr(schedule) == "FreezeSchedule(strategy=HeadOnly())"
+    trainer.train()
+    assert len(schedule.history) == 1
+
+
+def test_wrong_flags_are_found_when_the_trainer_is_built(tmp_path):
+    with pytest.raises(ValueError, match="--freeze_every: 'soon' is no moment"):
+        trainer_for(tiny_bert(), tmp_path, [FreezeSchedule()], freeze_every="soon")
+
+
+def test_options_in_code_and_by_flags_are_a_contradiction(tmp_path):
+    with pytest.raises(ValueError, match=re.escape("configured twice: FreezeSchedule(every=1)")):
+        trainer_for(tiny_bert(), tmp_path, [FreezeSchedule(every=1)], freeze_every="2")
+    args = FreezeArguments(freeze_every="2")
+    schedule = FreezeSchedule.from_args(args)
+    trainer_for(tiny_bert(), tmp_path, [schedule], freeze_every="2")  # the same: no contradiction
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": HeadOnly(), "every": 1}, "strategy= and every= contradict each other"),
+        ({"strategy": HeadOnly(), "unfreeze_at": {0: "fc"}}, "strategy= and unfreeze_at= contrad"),
+        ({"every": 1, "unfreeze_at": {0: "fc"}}, "every= and unfreeze_at= contradict each other"),
+        ({"strategy": HeadOnly}, "strategy=HeadOnly is a class; write HeadOnly(...)"),
+        ({"strategy": "head_onyl"}, "strategy='head_onyl' is unknown; did you mean 'head_only'?"),
+        ({"strategy": "explicit"}, "needs arguments; write strategy=Explicit(...)"),
+        ({"strategy": 3}, "strategy=3 is no strategy; give one of Gradual(...), HeadOnly(...)"),
+        ({"stages": None}, "stages=None: give"),
+        ({"stages": 0}, "stages=0: the backbone needs at least one stage"),
+        ({"stages": []}, "stages=[] names no stage"),
+        ({"every": 0}, "every: a length of 0 is zero"),
+        ({"start": -1}, "start: moment -1 is negative"),
+        ({"frozen_norm": "off"}, "frozen_norm='off' must be 'eval' or 'train'"),
+        ({"frozen_dropout": True}, "frozen_dropout=True must be 'eval' or 'train'"),
+        ({"verify": 1}, "verify=1 must be True or False"),
+        ({"restore": None}, "restore=None must be True or False"),
+    ],
+)
+def test_wrong_options_in_code_are_refused_at_once(options, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        FreezeSchedule(**options)
+
+
+def test_a_schedule_prints_what_was_passed_and_can_be_copied_and_pickled():
+    schedule = FreezeSchedule(every="1 epoch", stages=4, verify=True)
+    assert repr(schedule) == "FreezeSchedule(stages=4, every='1 epoch', verify=True)"
+    assert repr(copy.deepcopy(schedule)) == repr(schedule)
+    assert repr(pickle.loads(pickle.dumps(schedule))) == repr(schedule)
+    assert eval(repr(schedule), {"FreezeSchedule": FreezeSchedule}).__reduce__() == (
+        schedule.__reduce__()
+    )
+
+
+def test_training_arguments_with_flags_can_be_pickled(tmp_path):
+    args = FreezeTrainingArguments(output_dir=str(tmp_path), freeze_every="1 epoch")
+    assert pickle.loads(pickle.dumps(args)).freeze_every == "1 epoch"
+
+
+def test_every_strategy_has_a_name_for_flags():
+    assert list(STRATEGIES) == ["gradual", "head_only", "head_then_all", "explicit"]
+    for name in STRATEGIES:
+        assert name in FreezeArguments.__dataclass_fields__["freeze_strategy"].metadata["help"]

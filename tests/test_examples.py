@@ -1,0 +1,89 @@
+"""Every example runs, in a small configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_has_a_test():
+    here = Path(__file__).read_text(encoding="utf-8")
+    assert not [
+        path.stem for path in EXAMPLES.glob("*.py") if f'example("{path.stem}")' not in here
+    ]
+
+
+def test_freeze_one_layer_moves_only_what_is_open():
+    moved = example("freeze_one_layer").main()
+    assert moved["by hand"]["weight"] == moved["with freeze"]["weight"] == 0
+    assert min(moved["by hand"]["bias"], moved["with freeze"]["bias"]) > 0
+    frozen = moved["fc1 frozen"]
+    assert frozen["fc1.weight"] == frozen["fc1.bias"] == 0
+    assert min(frozen["fc2.weight"], frozen["fc2.bias"]) > 0
+
+
+def test_ernie_sentiment_trains_the_classifier_alone(capsys):
+    schedule = example("ernie_sentiment").main(["--epochs", "1"])
+    (transition,) = schedule.history
+    assert transition.trainable == 32 * 2 + 2
+    assert str(transition) in capsys.readouterr().out
+
+
+def test_ernie_sentiment_loads_a_local_folder(tmp_path):
+    module = example("ernie_sentiment")
+    network, _ = module.load(None)
+    network.save_pretrained(str(tmp_path))
+    words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *map(chr, range(0x4E00, 0x4E00 + 90))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    assert module.main(["--model", str(tmp_path), "--epochs", "1"]).history[0].trainable == 66
+
+
+def test_resnet_flowers_opens_stage_by_stage():
+    arguments = ["--network", "resnet18", "--generate", "20", "--size", "32"]
+    schedule = example("resnet_flowers").main(arguments)
+    opened = [(change.epoch, change.opened) for change in schedule.history]
+    assert opened == [(0, ("fc", "layer4")), (1, ("layer3",)), (2, ("*",))]
+
+
+def test_resnet_flowers_reads_a_folder_of_images(tmp_path):
+    from PIL import Image
+
+    for label in range(2):
+        folder = tmp_path / f"class{label}"
+        folder.mkdir()
+        for index in range(3):
+            pixels = np.random.RandomState(index).randint(0, 255, (40, 40, 3), dtype="uint8")
+            Image.fromarray(pixels).save(folder / f"{index}.png")
+    module = example("resnet_flowers")
+    options = ["--network", "resnet18", "--images", str(tmp_path), "--epochs", "1", "--size", "32"]
+    with pytest.warns(UserWarning, match="never opens"):
+        module.main(options)
+
+
+def test_finetune_sentiment_runs_on_the_real_model_and_sentences(tmp_path, capsys):
+    module = example("finetune_sentiment")
+    result = module.main(
+        [
+            "--train_sentences", "32", "--test_sentences", "16", "--max_length", "16",
+            "--num_train_epochs", "2", "--freeze_stages", "2", "--report_to", "none",
+            "--disable_tqdm", "true", "--output_dir", str(tmp_path),
+        ]
+    )  # fmt: skip
+    assert 0 <= result["accuracy"] <= 1
+    out = capsys.readouterr().out
+    assert "step 0, epoch 0: opens head; freezes" in out
+    assert "held-out accuracy" in out
