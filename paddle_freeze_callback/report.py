@@ -20,7 +20,7 @@ class Transition:
 
     >>> change = Transition(100, 1, ("layer4",), (), 250, 1000)
     >>> print(change)
-    step 100, epoch 1: opens layer4; 250 of 1,000 parameters train (25.00%)
+    step 100, epoch 1: opens layer4; 250 of 1,000 parameters train (25%)
     >>> change.ratio
     0.25
     """
@@ -45,7 +45,7 @@ class Transition:
         ]
         return (
             f"step {self.step}, epoch {self.epoch}: {'; '.join(changes) or 'no change'}; "
-            f"{self.trainable:,} of {self.total:,} parameters train ({self.ratio:.2%})"
+            f"{self.trainable:,} of {self.total:,} parameters train ({100 * self.ratio:.3g}%)"
         )
 
 

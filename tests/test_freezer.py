@@ -361,7 +361,7 @@ def test_lines_go_to_the_logger_or_where_the_user_says(caplog):
         pass
     assert lines == [
         "step 0, epoch 0: opens head; freezes block3, block2, block1; "
-        "10 of 370 parameters train (2.70%)"
+        "10 of 370 parameters train (2.7%)"
     ]
     with caplog.at_level("INFO", logger="paddle_freeze_callback"):
         attach(network, FreezeSchedule()).close()

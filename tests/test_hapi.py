@@ -221,7 +221,7 @@ def test_lines_are_printed_unless_fit_is_silent(capsys, verbose, lines):
     assert len(printed) == lines
     if lines:
         assert printed[1] == (
-            "FreezeSchedule: step 6, epoch 1: opens block3; 166 of 370 parameters train (44.86%)"
+            "FreezeSchedule: step 6, epoch 1: opens block3; 166 of 370 parameters train (44.9%)"
         )
 
 

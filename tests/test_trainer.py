@@ -193,9 +193,9 @@ def test_one_line_a_transition_goes_through_the_trainers_logger(tmp_path, monkey
     total = sum(tensor.size for tensor in tiny_bert().parameters())
     assert ours == [
         "FreezeSchedule: step 0, epoch 0: opens head; freezes encoder.layers.2, encoder.layers.1, "
-        f"encoder.layers.0, embeddings; 34 of {total:,} parameters train ({34 / total:.2%})",
+        f"encoder.layers.0, embeddings; 34 of {total:,} parameters train ({100 * 34 / total:.3g}%)",
         "FreezeSchedule: step 6, epoch 1: opens encoder.layers.2, encoder.layers.1, "
-        f"encoder.layers.0, embeddings; {total:,} of {total:,} parameters train (100.00%)",
+        f"encoder.layers.0, embeddings; {total:,} of {total:,} parameters train (100%)",
     ]
 
 
