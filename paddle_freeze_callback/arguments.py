@@ -73,6 +73,10 @@ class FreezeArguments:
         default=True,
         metadata={"help": "Put stop_gradient back as it was at the end of training."},
     )
+    freeze_free_optimizer_state: bool = field(
+        default=False,
+        metadata={"help": "Drop the optimizer's moments of a stage that is frozen again."},
+    )
 
 
 def options_from_arguments(args: Any) -> dict[str, Any]:
@@ -237,6 +241,7 @@ _READERS = {
     "unfreeze_at": _unfreeze_at,
     "verify": _boolean,
     "restore": _boolean,
+    "free_optimizer_state": _boolean,
 }
 
 

@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 import paddle
 from paddle import nn
 
+from .recompute import Bridge
 from .selectors import EVERYTHING, Selector, select
 from .stages import Stage
 from .weights import Weight, layers, running_statistics, weights
@@ -114,6 +115,8 @@ class Freezer:
     ) -> None:
         every = weights(network)
         by_name = {weight.name: weight for weight in every}
+        self._network = network
+        self._stages = tuple(stages)
         self._members = {stage.name: [by_name[n] for n in stage.parameters] for stage in stages}
         self._openable = frozenset(openable)
         self._every = every
@@ -123,6 +126,8 @@ class Freezer:
         self._norms = _governed(network, every, statistics=True)
         self._others = _governed(network, every, statistics=False)
         self._held: dict[tuple[str, int], _EvalForward | _GlobalStatistics] = {}
+        self._bridge: Bridge | None = None
+        self._applied: frozenset[str] | None = None
         self.holds = True
 
     def apply(self, open_stages: Collection[str]) -> None:
@@ -143,6 +148,20 @@ class Freezer:
             self._hold("norm", self._norms, frozen_now)
         if self._frozen_dropout == "eval":
             self._hold("eval", self._others, frozen_now)
+        if self._applied != frozenset(open_stages):
+            self._applied = frozenset(open_stages)
+            self._cut_bridge()
+            self._bridge = Bridge(self._network, self._stages, self._applied)
+            _forget_traces(self._network)
+
+    def _cut_bridge(self) -> None:
+        if self._bridge is not None:
+            self._bridge.undo()
+            self._bridge = None
+
+    def members(self, stage: str) -> list[Weight]:
+        """The weights of a stage that may be opened."""
+        return [weight for weight in self._members[stage] if weight.name in self._openable]
 
     def _hold(self, kind: str, governed: Sequence[_Governed], frozen: set[int]) -> None:
         """Hold exactly those layers whose governing weights are all frozen."""
@@ -178,9 +197,20 @@ class Freezer:
         for held in self._held.values():
             held.undo()
         self._held.clear()
+        self._cut_bridge()
         if flags:
             for tensor, stop_gradient in self._found:
                 tensor.stop_gradient = stop_gradient
+        _forget_traces(self._network)
+
+
+def _forget_traces(network: nn.Layer) -> None:
+    """Have ``to_static(full_graph=True)`` trace again: what is frozen is part of the trace."""
+    for _, layer in layers(network):
+        # StaticFunction has no public way to forget its programs.
+        traced = getattr(layer.forward, "_program_cache", None)
+        if traced is not None:
+            traced.clear()
 
 
 def _set_frozen(weight: Weight, frozen: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Union
@@ -85,6 +86,14 @@ class Moment:
         if self.unit == "share":
             return number + "%"
         return f"{number} {self.unit[:-1] if value == 1 else self.unit}"
+
+
+def named(argument: str, parse: Callable[[Any], Moment], value: Any) -> None:
+    """Check a moment; the error names the argument that it was given for."""
+    try:
+        parse(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,27 @@ class Run:
             return step // self.steps_per_epoch
         return max(sum(start <= step for start in self.epoch_starts) - 1, 0)
 
+    def continued(self, done: Moment) -> tuple[int, Run]:
+        """Steps done when this run goes on after so much of it, and the whole run's length.
+
+        Raises:
+            ValueError: if that cannot be counted.
+
+        >>> Run.of(epochs=3, steps_per_epoch=10).continued(Moment.of(2))[0]
+        20
+        """
+        if done.unit == "share":
+            raise ValueError(
+                f'resume_at="{done}" is a share, of a run whose length only its rest tells; '
+                'write epochs or steps, such as "2 epochs"'
+            )
+        step = math.ceil(self.steps(done))
+        if self.total_steps is None:
+            raise ValueError("resume_at needs training data with a length")
+        return step, Run.of(
+            total_steps=step + self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
+
     def epoch_began(self, step: int) -> Run:
         """The run when one more epoch has been seen to begin at this step."""
         return Run(self.steps_per_epoch, self.total_steps, self.epochs, (*self.epoch_starts, step))
@@ -200,11 +230,14 @@ class Progress:
         step: optimizer steps done.
         run: the length of the run.
         metrics: the last value of each metric that the loop evaluated.
+        decisions: what a strategy that decides from metrics decided so far, oldest first:
+            pairs of step and decision.
     """
 
     step: int
     run: Run
     metrics: dict[str, Any] = field(default_factory=dict)
+    decisions: tuple[tuple[int, Any], ...] = ()
 
     @property
     def epoch(self) -> int:

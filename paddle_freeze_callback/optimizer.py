@@ -7,8 +7,11 @@ stage that opens late trains exactly as with a fresh optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import bisect
+from collections.abc import Collection, Iterable
 from typing import Any
+
+import paddle
 
 from .weights import Weight
 
@@ -24,14 +27,20 @@ def innermost(optimizer: Any) -> Any:
 
 def parameter_ids(optimizer: Any) -> set[int]:
     """The identities of the parameters that the optimizer was given."""
-    # _parameter_list has no public reader; with groups it holds the groups, as given.
-    listed = getattr(innermost(optimizer), "_parameter_list", None) or []
-    tensors = [
+    return {id(tensor) for tensor in _parameters(optimizer)}
+
+
+def _parameters(optimizer: Any) -> list[paddle.Tensor]:
+    inner = innermost(optimizer)
+    # These lists have no public reader. A sharding optimizer hands its own rank's share to the
+    # optimizer inside and keeps the whole list; with groups the list holds the groups, as given.
+    wrapper = getattr(optimizer, "_inner_opt", optimizer)
+    listed = getattr(wrapper, "_origin_parameter_list", None) or inner._parameter_list or []
+    return [
         tensor
         for entry in listed
         for tensor in (entry["params"] if isinstance(entry, dict) else [entry])
     ]
-    return {id(tensor) for tensor in tensors}
 
 
 def check(optimizer: Any, will_open: Collection[Weight]) -> None:
@@ -60,3 +69,91 @@ def check(optimizer: Any, will_open: Collection[Weight]) -> None:
             f"{shown}. Build it with parameters=network.parameters(), before anything is frozen; "
             "frozen parameters cost it nothing"
         )
+
+
+def settle(optimizer: Any, trained_before: Collection[Weight]) -> None:
+    """Hand moments loaded from a checkpoint to their parameters, at once.
+
+    Paddle does so when a parameter is first stepped, and fails (``Optimizer set error``) on a
+    parameter that the checkpoint does not know, such as one of a stage that opens after the
+    resume. What a checkpoint knows of a stage that is frozen now would be missing from the next
+    checkpoint. After this, whatever opens later gets fresh moments, as in an uninterrupted run.
+
+    Args:
+        optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped.
+        trained_before: the weights that trained in the step before the checkpoint.
+
+    Raises:
+        ValueError: if the loaded state belongs to a network whose parameters have other names.
+    """
+    inner = innermost(optimizer)
+    # Where Paddle keeps loaded state until it is asked for; there is no public access.
+    holder = getattr(inner, "_accumulators_holder", None)
+    if not holder:
+        return
+    keys = sorted(holder)
+    known = [tensor for tensor in _parameters(optimizer) if _has_state(keys, tensor.name)]
+    left_over = set(keys).difference(*(_state_of(keys, tensor.name) for tensor in known))
+    names = {tensor.name for tensor in known}
+    lost = [weight for weight in trained_before if weight.tensor.name not in names]
+    if left_over and lost:
+        raise ValueError(
+            f"the loaded optimizer state knows {min(left_over)!r} but nothing of "
+            f"{lost[0].name} ({lost[0].tensor.name!r}): Paddle names parameters in the order in "
+            "which layers are built, so build the network exactly once, and first, in the "
+            "process that resumes"
+        )
+    _create_state(inner, known)
+    inner._accumulators_holder = {}
+
+
+def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
+    """Drop the moments and master weights of parameters that were frozen again.
+
+    They get fresh ones from :func:`renew` when they open.
+    """
+    inner = innermost(optimizer)
+    for weight in frozen:
+        name = weight.tensor.name
+        master = inner._master_weights.pop(name, None)
+        for per_parameter in inner._accumulators.values():
+            per_parameter.pop(name, None)
+            if master is not None:
+                per_parameter.pop(master.name, None)
+        inner._already_create_accumulator.discard(name)
+
+
+def renew(optimizer: Any, opened: Iterable[Weight]) -> None:
+    """Create the moments of parameters that open again."""
+    _create_state(innermost(optimizer), [weight.tensor for weight in opened])
+
+
+def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:
+    """Create moments under the names that a checkpoint expects.
+
+    A second set of moments of a parameter would be called ``..._moment1_1``, which a process
+    that resumes does not look for; under a new name scope it is ``..._moment1_0`` again.
+    """
+    if not tensors:
+        return
+    block = paddle.static.default_main_program().global_block()
+    wanted = {id(tensor) for tensor in tensors}
+    groups = inner._param_groups
+    with paddle.utils.unique_name.guard():
+        if groups and isinstance(groups[0], dict):  # a group may have betas of its own
+            for group in groups:
+                own = [tensor for tensor in group["params"] if id(tensor) in wanted]
+                if own:
+                    inner._create_accumulators(block, {**group, "params": own})
+        else:  # under sharding a rank keeps the state of its own share only
+            inner._create_accumulators(block, [t for t in groups if id(t) in wanted])
+
+
+def _state_of(keys: list[str], name: str) -> list[str]:
+    """The keys that begin with a parameter's name; the keys are sorted."""
+    after = chr(ord("_") + 1)
+    return keys[bisect.bisect_left(keys, f"{name}_") : bisect.bisect_left(keys, f"{name}{after}")]
+
+
+def _has_state(keys: list[str], name: str) -> bool:
+    return bool(_state_of(keys, name))

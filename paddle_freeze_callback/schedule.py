@@ -17,8 +17,9 @@ from paddle import nn
 from . import arguments
 from .freezer import FROZEN_MODES
 from .hosts.hapi import HapiLoop
-from .hosts.trainer import TrainerLoop, publish, put_first
-from .moments import Run, When
+from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
+from .moments import Moment, Run, When, named
+from .record import FILE, Record
 from .report import Transition
 from .session import Freezing
 from .stages import Stage, Stages
@@ -54,6 +55,11 @@ class FreezeSchedule:
             has moved.
         restore: put ``stop_gradient`` back as it was found at the end of training. Everything
             else that was changed is put back in any case.
+        free_optimizer_state: drop the optimizer's moments and master weights of a stage that
+            is frozen again, to save memory; it gets fresh ones when it opens.
+        resume_at: only for ``paddle.Model.fit``, which cannot tell: how much of the run earlier
+            calls of ``fit`` have done, as a moment such as ``2`` or ``"300 steps"``. A Trainer
+            that resumes knows.
 
     Called with no argument at all, in a Trainer whose arguments have ``freeze_*`` flags (see
     :class:`FreezeTrainingArguments`), it takes its options from those.
@@ -80,6 +86,8 @@ class FreezeSchedule:
         frozen_dropout: str = "train",
         verify: bool = False,
         restore: bool = True,
+        free_optimizer_state: bool = False,
+        resume_at: When | None = None,
     ) -> None:
         given = {
             "stages": (stages, "auto"),
@@ -91,6 +99,8 @@ class FreezeSchedule:
             "frozen_dropout": (frozen_dropout, "train"),
             "verify": (verify, False),
             "restore": (restore, True),
+            "free_optimizer_state": (free_optimizer_state, False),
+            "resume_at": (resume_at, None),
         }
         self._given = {
             name: value
@@ -102,6 +112,10 @@ class FreezeSchedule:
         _one_of("frozen_dropout", frozen_dropout, FROZEN_MODES)
         _boolean("verify", verify)
         _boolean("restore", restore)
+        _boolean("free_optimizer_state", free_optimizer_state)
+        if resume_at is not None:
+            named("resume_at", Moment.of, resume_at)
+        self._resume_at = resume_at
         self._stages = stages
         self._strategy = _strategy(strategy, every, start, unfreeze_at)
         self._manners: dict[str, Any] = {
@@ -109,6 +123,7 @@ class FreezeSchedule:
             "frozen_dropout": frozen_dropout,
             "verify": verify,
             "restore": restore,
+            "free_optimizer_state": free_optimizer_state,
         }
         self._freezing: Freezing | None = None
         self._loop: HapiLoop | TrainerLoop | None = None
@@ -224,13 +239,42 @@ class FreezeSchedule:
         return self._begin(network, optimizer, run, step, log)
 
     def _begin(
-        self, network: nn.Layer, optimizer: Any, run: Run, step: int, say: Callable[[str], object]
+        self,
+        network: nn.Layer,
+        optimizer: Any,
+        run: Run,
+        step: int,
+        say: Callable[[str], object],
+        record: Record | None = None,
     ) -> Freezing:
         self.restore()
         self._freezing = Freezing(
-            network, optimizer, self._stages, self._strategy, run, step, say=say, **self._manners
+            network,
+            optimizer,
+            self._stages,
+            self._strategy,
+            run,
+            step,
+            say=say,
+            record=record,
+            **self._manners,
         )
         return self._freezing
+
+    def _record_of(self, folder: str | None) -> Record | None:
+        """What the checkpoint tells of the schedule; only decisions cannot be done without."""
+        try:
+            if folder is None:
+                raise FileNotFoundError("the folder of the checkpoint is not known")
+            return Record.load(folder)
+        except FileNotFoundError as error:
+            if self._strategy.decides:
+                raise ValueError(
+                    f"{self._strategy!r} decides from metrics, and its decisions so far are in "
+                    f"{FILE} beside trainer_state.json, which is missing ({error}); resume from a "
+                    "checkpoint that was saved with this schedule"
+                ) from None
+            return None
 
     # ------------------------------------------------------------ events of both loops
 
@@ -239,14 +283,21 @@ class FreezeSchedule:
         if len(event) == 3:
             args, state, _ = event
             self._take_options_from(args)
+            if self._resume_at is not None:
+                raise ValueError(
+                    f"resume_at={self._resume_at!r} is for paddle.Model.fit; a Trainer knows where "
+                    "it resumes: call train(resume_from_checkpoint=...)"
+                )
             loop = TrainerLoop(args, state, context)
             put_first(self)
             self._loop = loop
-            self._begin(loop.network, loop.optimizer, loop.run, int(state.global_step), loop.say)
+            step = int(state.global_step)
+            record = self._record_of(resumed_from(args)) if step else None
+            self._begin(loop.network, loop.optimizer, loop.run, step, loop.say, record)
         else:
             if self._model is None:
                 raise RuntimeError("on_train_begin came before set_model; is this paddle.Model?")
-            hapi = HapiLoop(self._model, self._params)
+            hapi = HapiLoop(self._model, self._params, self._resume_at)
             self._loop = hapi
             self._begin(hapi.network, hapi.optimizer, hapi.run, hapi.done, hapi.say)
 
@@ -285,6 +336,19 @@ class FreezeSchedule:
         """The first micro-batch of an optimizer step comes next."""
         if self._freezing is not None:
             self._freezing.at(state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """The Trainer evaluated: a strategy may decide from the metrics."""
+        if isinstance(self._loop, TrainerLoop) and self._freezing is not None:
+            self._freezing.evaluated(state.global_step, context.get("metrics") or {})
+
+    def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """The Trainer saved a checkpoint: put beside it what a resumed run must know."""
+        if self._freezing is None or not isinstance(self._loop, TrainerLoop):
+            return
+        if state.is_world_process_zero:
+            record = self._freezing.record(state.global_step, repr(self))
+            record.save(checkpoint_folder(args, state))
 
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer logs: add our numbers."""
@@ -335,13 +399,19 @@ class FreezeSchedule:
             if logs is not None:
                 logs.update(self._freezing.numbers)
 
+    def on_eval_end(self, logs: Any = None) -> None:
+        """``fit`` evaluated: a strategy may decide from the metrics."""
+        loop = self._loop
+        if isinstance(loop, HapiLoop) and self._freezing is not None:
+            self._freezing.evaluated(loop.done, logs or {})
+
     def _ignore(self, *event: Any, **context: Any) -> None:
         """An event of either loop at which nothing needs to be done."""
 
     on_step_end = on_substep_end = on_load_data_end = _ignore
     on_optimizer_begin = on_optimizer_end = _ignore
-    on_evaluate = on_prediction_step = on_save = _ignore
-    on_eval_begin = on_eval_end = on_eval_batch_begin = on_eval_batch_end = _ignore
+    on_prediction_step = _ignore
+    on_eval_begin = on_eval_batch_begin = on_eval_batch_end = _ignore
     on_predict_begin = on_predict_end = on_predict_batch_begin = on_predict_batch_end = _ignore
 
     # ------------------------------------------------------------ an object like others

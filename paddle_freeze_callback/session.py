@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 from paddle import nn
 
 from . import optimizer as optimizers
+from . import parallel
 from .freezer import Freezer, asked_by_name
 from .moments import Progress, Run
+from .record import Record
 from .report import Transition, listing, numbers
 from .selectors import Selector, select
 from .stages import REST, Stage, Stages, partition, partition_by, stage_names
@@ -115,7 +117,9 @@ class Freezing:
         frozen_dropout: str = "train",
         verify: bool = False,
         restore: bool = True,
+        free_optimizer_state: bool = False,
         say: Callable[[str], object] = print,
+        record: Record | None = None,
     ) -> None:
         release(network)
         self._plan = plan(network, stages, strategy)
@@ -126,7 +130,12 @@ class Freezing:
         self._say = say
         self.stages = self._plan.stages
         self.history: list[Transition] = []
-        self._check(network, optimizer)
+        self._optimizer = optimizer
+        self._free = free_optimizer_state
+        self._freed: set[str] = set()
+        self._metrics: dict[str, Any] = {}
+        self._decisions = record.decisions if record else ()
+        will_open = self._check(network, optimizer)
         self._freezer = Freezer(
             network,
             self.stages,
@@ -141,6 +150,13 @@ class Freezing:
         self._next: int | None = None
         self._sums: dict[str, str] = {}
         try:
+            before = self._open_at(step - 1) if step else ()
+            if optimizer is not None:
+                trained = [w for name in before for w in self._freezer.members(name)]
+                optimizers.settle(optimizer, trained)
+            if record is not None:
+                self._compare(record, before)
+            parallel.prepare(network, will_open)
             self._converge()
         except BaseException:
             self._freezer.restore()
@@ -163,6 +179,24 @@ class Freezing:
         self._step = step
         self._run = self._run.epoch_began(step)
         self._converge()
+
+    def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """After so many steps the loop evaluated; a strategy may decide from the metrics."""
+        self._step = step
+        self._metrics.update(metrics)
+        strategy = self._plan.strategy
+        if not strategy.decides:
+            return
+        made = parallel.same_on_all_ranks(
+            strategy.decide(self._progress(self._step), self._plan.schedulable)
+        )
+        if made is not None:
+            self._decisions = (*self._decisions, (self._step, made))
+            self._next = self._step  # whatever follows, follows before the next step
+
+    def record(self, step: int, schedule: str) -> Record:
+        """What a checkpoint made after so many steps must know."""
+        return Record(step, schedule, self._open, self._decisions)
 
     def verify(self) -> None:
         """Check that nothing frozen has moved since the last transition.
@@ -225,7 +259,30 @@ class Freezing:
 
     # ------------------------------------------------------------ inside
 
-    def _check(self, network: nn.Layer, optimizer: Any) -> None:
+    def _progress(self, step: int) -> Progress:
+        return Progress(step, self._run, dict(self._metrics), self._decisions)
+
+    def _open_at(self, step: int) -> tuple[str, ...]:
+        return self._plan.strategy.open_stages(self._progress(step), self._plan.schedulable)
+
+    def _compare(self, record: Record, before: tuple[str, ...]) -> None:
+        """Say what differs from the run that was saved, if another schedule goes on."""
+        changes = [
+            f"{listing(names)} {verb}"
+            for names, verb in (
+                ([n for n in before if n not in record.open_stages], "was frozen and is now open"),
+                ([n for n in record.open_stages if n not in before], "was open and is not now"),
+            )
+            if names
+        ]
+        if changes:
+            self._say(
+                f"resumed at step {self._step} with another schedule than the saved run "
+                f"({record.schedule}): {'; '.join(changes)}"
+            )
+
+    def _check(self, network: nn.Layer, optimizer: Any) -> list[Weight]:
+        """Refuse what would go wrong; returns what will open at some time."""
         names, strategy = self._plan.schedulable, self._plan.strategy
         if not names:
             raise ValueError(
@@ -266,6 +323,7 @@ class Freezing:
         ]
         if optimizer is not None:
             optimizers.check(optimizer, will_open)
+        return will_open
 
     def _converge(self) -> None:
         """Make the network be as the strategy says for the progress of now."""
@@ -274,7 +332,7 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
-        progress = Progress(self._step, self._run)
+        progress = self._progress(self._step)
         strategy, names = self._plan.strategy, self._plan.schedulable
         wanted = strategy.open_stages(progress, names)
         self._next = strategy.next_step(progress, names)
@@ -293,8 +351,21 @@ class Freezing:
             tuple(name for name in closed if name not in wanted),
             *self._freezer.count(),
         )
+        if self._free and self._optimizer is not None:
+            self._exchange_state(transition)
         self._open = wanted
         self.history.append(transition)
         self._say(str(transition))
         if self._verify:
             self._sums = self._freezer.checksums()
+
+    def _exchange_state(self, transition: Transition) -> None:
+        """Drop the optimizer's state of what froze; make anew that of what reopens.
+
+        At the start of a run, too: a checkpoint saved just before a stage froze knows its state.
+        """
+        for name in transition.frozen:
+            optimizers.free(self._optimizer, self._freezer.members(name))
+        for name in self._freed.intersection(transition.opened):
+            optimizers.renew(self._optimizer, self._freezer.members(name))
+        self._freed = self._freed.difference(transition.opened).union(transition.frozen)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from .moments import Moment, Progress, Run, When
+from .moments import Moment, Progress, Run, When, named
 
 Opening = tuple[int, frozenset[str]]
 
@@ -26,6 +26,16 @@ class Strategy:
 
     #: Its name in flags and YAML.
     name: ClassVar[str]
+    #: Whether it decides from metrics. Then :meth:`decide` is asked after each evaluation, and
+    #: the decisions travel with checkpoints.
+    decides: ClassVar[bool] = False
+
+    def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
+        """What to note after an evaluation, as plain JSON; ``None`` for nothing.
+
+        It comes back in ``progress.decisions``, also after a resume and on every rank.
+        """
+        return None
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         """The steps at which the set of open stages changes, with the set from then on.
@@ -97,9 +107,9 @@ class Gradual(Strategy):
 
     def __post_init__(self) -> None:
         if self.every is not None:
-            _named("every", Moment.length, self.every)
+            named("every", Moment.length, self.every)
         if self.start is not None:
-            _named("start", Moment.of, self.start)
+            named("start", Moment.of, self.start)
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         openings: list[tuple[int | None, frozenset[str]]] = [(0, frozenset(stages[:1]))]
@@ -173,7 +183,7 @@ class HeadThenAll(Strategy):
     at: When = "50%"
 
     def __post_init__(self) -> None:
-        _named("at", Moment.of, self.at)
+        named("at", Moment.of, self.at)
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         return _timetable(
@@ -209,7 +219,7 @@ class Explicit(Strategy):
         if not self.unfreeze_at:
             raise ValueError('unfreeze_at={} opens nothing; start with {0: "the head"}')
         for when, what in self.unfreeze_at.items():
-            _named("unfreeze_at", Moment.of, when)
+            named("unfreeze_at", Moment.of, when)
             if isinstance(what, Mapping):
                 unknown = [key for key in what if key not in ("unfreeze", "freeze")]
                 if unknown or not what:
@@ -241,9 +251,9 @@ class Explicit(Strategy):
         openings: list[tuple[int | None, frozenset[str]]] = []
         now: frozenset[str] = frozenset()
         for step, changes in sorted(entries, key=lambda entry: entry[0]):
-            for verb, named in changes:
+            for verb, what in changes:
                 names = frozenset(
-                    stages if named == "*" else [named] if isinstance(named, str) else named
+                    stages if what == "*" else [what] if isinstance(what, str) else what
                 )
                 now = now | (names & known) if verb == "unfreeze" else now - names
             openings.append((step, now))
@@ -270,11 +280,3 @@ STRATEGIES: dict[str, type[Strategy]] = {
 def options_of(strategy: type[Strategy]) -> tuple[str, ...]:
     """The names of a strategy's arguments."""
     return tuple(field.name for field in dataclasses.fields(strategy))  # type: ignore[arg-type]
-
-
-def _named(argument: str, parse: Callable[[Any], Moment], value: Any) -> None:
-    """Check a moment; the error names the argument."""
-    try:
-        parse(value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{argument}: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 import paddle
 
-from ..moments import Run
+from ..moments import Moment, Run, When
 
 
 class HapiLoop:
@@ -19,12 +19,13 @@ class HapiLoop:
     Args:
         model: the ``paddle.Model``.
         params: what ``fit`` told the callback: epochs, steps (batches in an epoch), verbose.
+        resume_at: how much of the run earlier calls of ``fit`` have done.
 
     Raises:
         ValueError: if the model cannot be trained under a schedule.
     """
 
-    def __init__(self, model: Any, params: dict[str, Any]) -> None:
+    def __init__(self, model: Any, params: dict[str, Any], resume_at: When | None = None) -> None:
         if not paddle.in_dynamic_mode():
             raise ValueError(
                 "FreezeSchedule needs dynamic mode: in a static graph what is frozen is fixed "
@@ -49,6 +50,8 @@ class HapiLoop:
         cut_short = iterations is not None and batches is not None and epochs == 1
         self._batches = None if cut_short else batches
         self.run = self._length(epochs, batches, iterations, cut_short)
+        if resume_at is not None:
+            self.done, self.run = self.run.continued(Moment.of(resume_at))
 
     def _length(
         self, epochs: int, batches: int | None, iterations: int | None, cut_short: bool

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
+import sys
 from typing import Any
 
 import paddle
@@ -24,6 +26,7 @@ class TrainerLoop:
     def __init__(self, args: Any, state: Any, context: dict[str, Any]) -> None:
         if not paddle.in_dynamic_mode():
             raise ValueError("FreezeSchedule needs dynamic mode; call paddle.disable_static()")
+        _refuse_unsupported(args)
         self.network = context["model"]
         self.optimizer = context["optimizer"]
         self._main = bool(state.is_world_process_zero)
@@ -37,6 +40,55 @@ class TrainerLoop:
         """Log a line through the Trainer's own logger, on the main rank."""
         if self._main:
             self._logger.info(f"FreezeSchedule: {line}")
+
+
+def _refuse_unsupported(args: Any) -> None:
+    """Refuse, by name, the kinds of parallel training under which a schedule would go wrong."""
+    kinds = {str(getattr(kind, "value", kind)) for kind in getattr(args, "sharding", None) or []}
+    refused = [
+        f"sharding={kind}: it notes what trains when it is set up, and never looks again"
+        for kind in ("stage2", "stage3")
+        if kind in kinds
+    ]
+    refused += [
+        f"{name}={getattr(args, name)}: not shown to be right with a schedule"
+        for name in (
+            "pipeline_parallel_degree",
+            "tensor_parallel_degree",
+            "sep_parallel_degree",
+            "context_parallel_degree",
+            "expert_parallel_degree",
+        )
+        if (getattr(args, name, 1) or 1) > 1
+    ]
+    if refused:
+        raise ValueError(
+            f"FreezeSchedule does not work with {'; '.join(refused)}. "
+            "Use data parallel or sharding stage1"
+        )
+
+
+def checkpoint_folder(args: Any, state: Any) -> str:
+    """The folder of the checkpoint that was just saved."""
+    return os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+
+
+def resumed_from(args: Any) -> str | None:
+    """The folder of the checkpoint that training resumes from, as far as can be told.
+
+    ``Trainer.train(resume_from_checkpoint=...)`` tells its callbacks nothing of it, so it is
+    read from the frame of the Trainer's loop, which called us.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if "resume_from_checkpoint" in frame.f_locals and frame.f_code.co_name.startswith(
+            ("_inner_training_loop", "train")
+        ):
+            folder = frame.f_locals["resume_from_checkpoint"]
+            return folder if isinstance(folder, str) else None
+        frame = frame.f_back  # type: ignore[assignment]
+    folder = getattr(args, "resume_from_checkpoint", None)
+    return folder if isinstance(folder, str) else None
 
 
 def _steps_per_epoch(args: Any, dataloader: Any) -> int | None:

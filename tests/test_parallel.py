@@ -1,0 +1,78 @@
+"""Condition: several processes train the same network as one process does."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from paddlenlp.trainer import TrainingArguments
+from transformers import tiny_bert, trainer_for
+
+from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback.hosts.trainer import _refuse_unsupported
+
+PROGRAM = str(Path(__file__).parent / "programs" / "parallel.py")
+
+
+def run(folder: Path, loop: str, accumulate: int, *, ranks: int) -> list[dict]:
+    folder.mkdir()
+    launch = (
+        ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--backend", "gloo",
+         "--log_dir", str(folder / "logs")]
+        if ranks > 1
+        else []
+    )  # fmt: skip
+    command = [sys.executable, *launch, PROGRAM, loop, str(accumulate), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    files = [folder / f"rank{rank}.pickle" for rank in range(ranks)]
+    assert all(file.exists() for file in files), done.stdout[-3000:] + done.stderr[-2000:]
+    return [pickle.loads(file.read_bytes()) for file in files]
+
+
+def furthest(one: dict, other: dict) -> float:
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("loop", ["hapi", "trainer", "hand", "sharding"])
+def test_two_processes_equal_each_other_and_one(tmp_path, loop, accumulate):
+    """Through freeze, unfreeze and refreeze, on the same global batches."""
+    (single,) = run(tmp_path / "one", loop, accumulate, ranks=1)
+    first, second = run(tmp_path / "two", loop, accumulate, ranks=2)
+    assert first["history"] == second["history"] == single["history"]
+    assert len(single["history"]) == 4
+    assert furthest(first["weights"], second["weights"]) == 0
+    assert furthest(first["weights"], single["weights"]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sharding": ["stage2"]}, "sharding=stage2: it notes what trains when it is set up"),
+        ({"sharding": ["stage3"]}, "sharding=stage3"),
+        ({"pipeline_parallel_degree": 2}, "pipeline_parallel_degree=2: not shown to be right"),
+        ({"tensor_parallel_degree": 4}, "tensor_parallel_degree=4"),
+        ({"sep_parallel_degree": 2}, "sep_parallel_degree=2"),
+        ({"expert_parallel_degree": 2}, "expert_parallel_degree=2"),
+    ],
+)
+def test_what_could_not_be_shown_to_be_right_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        _refuse_unsupported(SimpleNamespace(**options))
+
+
+def test_sharding_as_the_trainer_parses_it_is_refused_too(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path))
+    _refuse_unsupported(args)
+    trainer = trainer_for(tiny_bert(), tmp_path, [FreezeSchedule()])
+    kind = type(trainer.args.sharding)
+    from paddlenlp.trainer.trainer_utils import ShardingOption
+
+    trainer.args.sharding = kind([ShardingOption.FULL_SHARD])
+    with pytest.raises(ValueError, match=r"sharding=stage3.*Use data parallel or sharding stage1"):
+        _refuse_unsupported(trainer.args)
