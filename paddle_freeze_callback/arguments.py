@@ -182,6 +182,10 @@ def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
             )
     read.pop("strategy", None)
     if own or name is not None:
+        needed = [each.name for each in fields(kind) if each.default is MISSING]  # type: ignore[arg-type]
+        lacking = [option for option in needed if option not in own]
+        if lacking:
+            raise ValueError(f"{where('strategy')}: {name} needs {', '.join(lacking)}")
         try:
             read["strategy"] = kind(**own)
         except (TypeError, ValueError) as error:

@@ -52,8 +52,11 @@ def check(optimizer: Any, will_open: Collection[Weight]) -> None:
 
     Raises:
         ValueError: if the optimizer lacks some of them, or caches its parameters.
+        TypeError: if it is no optimizer of Paddle.
     """
     inner = innermost(optimizer)
+    if not isinstance(inner, paddle.optimizer.Optimizer):
+        raise TypeError(f"{type(inner).__name__} is no paddle optimizer")
     if getattr(inner, "_use_multi_tensor", False):
         raise ValueError(
             f"{type(inner).__name__}(use_multi_tensor=True) keeps the list of parameters of its "

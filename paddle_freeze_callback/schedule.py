@@ -23,7 +23,7 @@ from .record import FILE, Record
 from .report import Transition
 from .session import Freezing
 from .stages import Stage, Stages
-from .strategies import STRATEGIES, Explicit, Gradual, Strategy
+from .strategies import STRATEGIES, Explicit, Gradual, Strategy, options_of
 
 
 class FreezeSchedule:
@@ -235,6 +235,11 @@ class FreezeSchedule:
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"step={step!r} must be the number of optimizer steps done")
         run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        if run.total_steps is None:
+            raise ValueError(
+                f"epochs={epochs!r} alone does not say how long the run is; "
+                "give steps_per_epoch= or total_steps=, too"
+            )
         log = say or logging.getLogger("paddle_freeze_callback").info
         return self._begin(network, optimizer, run, step, log)
 
@@ -488,8 +493,11 @@ def _strategy_named(name: str) -> Strategy:
     try:
         return STRATEGIES[name]()
     except TypeError:
-        kind = STRATEGIES[name].__name__
-        raise ValueError(f"strategy={name!r} needs arguments; write strategy={kind}(...)") from None
+        kind = STRATEGIES[name]
+        raise ValueError(
+            f"strategy={name!r} needs {', '.join(options_of(kind))}; "
+            f"write strategy={kind.__name__}(...)"
+        ) from None
 
 
 def _check_stages(stages: Any) -> None:

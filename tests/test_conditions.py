@@ -170,7 +170,7 @@ class ThreeLayers(nn.Layer):
 def test_optimizers_never_move_a_frozen_stage_and_begin_afresh_with_a_new_one(
     name, grouped, setting, rate
 ):
-    """``layer2`` opens at step 2, freezes at 4 and opens at 6; it moves as a new optimizer moves it."""
+    """``layer2`` opens at step 2 and moves as a new optimizer moves it; freezes at 4, opens at 6."""
 
     def optimizer_for(network, steps_done=0):
         learning_rate = 0.05

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,22 +47,6 @@ def test_two_processes_equal_each_other_and_one(tmp_path, loop, accumulate):
     assert len(single["history"]) == 4
     assert furthest(first["weights"], second["weights"]) == 0
     assert furthest(first["weights"], single["weights"]) <= 1e-6
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sharding": ["stage2"]}, "sharding=stage2: it notes what trains when it is set up"),
-        ({"sharding": ["stage3"]}, "sharding=stage3"),
-        ({"pipeline_parallel_degree": 2}, "pipeline_parallel_degree=2: not shown to be right"),
-        ({"tensor_parallel_degree": 4}, "tensor_parallel_degree=4"),
-        ({"sep_parallel_degree": 2}, "sep_parallel_degree=2"),
-        ({"expert_parallel_degree": 2}, "expert_parallel_degree=2"),
-    ],
-)
-def test_what_could_not_be_shown_to_be_right_is_refused_by_name(options, message):
-    with pytest.raises(ValueError, match=message):
-        _refuse_unsupported(SimpleNamespace(**options))
 
 
 def test_sharding_as_the_trainer_parses_it_is_refused_too(tmp_path):

@@ -46,7 +46,7 @@ def program(name: str, *arguments: object) -> dict:
     ids=str,
 )
 def test_trainer_resumed_after_any_step_in_another_process_is_bitwise_the_same(tmp_path, arguments):
-    """Before, at and after each transition (also mid-epoch): weights, moments, rate, transitions."""
+    """Before, at and after each transition, also mid-epoch."""
     result = program("resume", tmp_path, *arguments)
     assert result["steps"] == list(range(1, 13))
     assert {3, 5, 9} <= set(result["at"])
@@ -68,7 +68,7 @@ def test_hapi_resume_at_must_be_countable():
 
 def test_resume_at_is_refused_by_a_trainer_which_knows(tmp_path):
     trainer = trainer_for(tiny_bert(), tmp_path, [FreezeSchedule(resume_at=1)])
-    with pytest.raises(ValueError, match="resume_at=1 is for paddle.Model.fit; a Trainer knows"):
+    with pytest.raises(ValueError, match="resume_at=1 is for paddle"):
         trainer.train()
 
 

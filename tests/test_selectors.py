@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import paddle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,46 +75,10 @@ def test_a_tied_weight_is_selected_by_each_of_its_names():
     assert names(network, "tied") == ["fc2.weight", "tied.bias"]
 
 
-@pytest.mark.parametrize(
-    ("selector", "message"),
-    [
-        ("fc3", "selector 'fc3' matches no parameter or layer; did you mean 'fc2', 'fc1'?"),
-        ("fc", "did you mean 'fc2', 'fc1'?"),
-        ("zzz", "did you mean 'fc1', 'fc2'?"),
-        (["fc1", "fc22"], "'fc22' matches no parameter or layer; did you mean 'fc2'"),
-        ("", "empty component"),
-        ("fc1..weight", "empty component"),
-        (" fc1", "blanks around one"),
-        ("fc{1", "unpaired brace"),
-        ("fc{2-1}", "runs backwards; write {1-2}"),
-        ("fc{1,}", "empty alternative"),
-        ("re:(", "is no regular expression"),
-        ([], "an empty list selects nothing"),
-        (3, "3 is no selector"),
-        (None, "None is no selector"),
-    ],
-)
-def test_a_bad_selector_is_an_error_that_says_what_was_near(selector, message):
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
-        select(weights(TwoLayers()), selector)
-
-
 def test_a_name_without_its_prefix_is_answered_with_the_full_name():
     network = nn.Sequential(("backbone", TwoLayers()), ("head", nn.Linear(2, 2)))
     with pytest.raises(ValueError, match=re.escape("did you mean 'backbone.fc1'")):
         select(weights(network), "fc1")
-
-
-def test_a_foreign_layer_and_a_callable_that_finds_nothing_are_errors():
-    with pytest.raises(ValueError, match="the layer Linear given as a selector"):
-        select(weights(TwoLayers()), nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="selector <lambda> selects none of the 4 parameters"):
-        select(weights(TwoLayers()), lambda name: False)
-
-
-def test_a_paddle_model_instead_of_its_network_is_named():
-    with pytest.raises(TypeError, match=r"pass model\.network"):
-        weights(paddle.Model(TwoLayers()))
 
 
 @pytest.mark.parametrize(

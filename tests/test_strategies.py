@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,25 +177,6 @@ def test_stages_that_open_after_the_end_are_found():
     assert Gradual().never_open(run, STAGES) == []
     assert HeadOnly().never_open(run, STAGES) == []  # by design, not by accident
     assert Gradual(every=1).never_open(Run.of(epochs=3), STAGES) == []
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Gradual(every=0), "every: a length of 0 is zero"),
-        (lambda: Gradual(every="x"), "every: 'x' is no moment"),
-        (lambda: Gradual(start=-1), "start: moment -1 is negative"),
-        (lambda: HeadThenAll(at=0.5), "at: 0.5 is no moment"),
-        (lambda: Explicit({}), "opens nothing"),
-        (lambda: Explicit(["fc"]), "is no mapping"),
-        (lambda: Explicit({"later": "fc"}), "unfreeze_at: 'later' is no moment"),
-        (lambda: Explicit({0: {"thaw": "fc"}}), "has the keys ['thaw']"),
-        (lambda: Explicit({0: {}}), "has the keys []"),
-    ],
-)
-def test_wrong_arguments_are_refused_by_name(make, message):
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
-        make()
 
 
 # ---------------------------------------------------------------- properties

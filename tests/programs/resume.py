@@ -1,4 +1,4 @@
-"""An uninterrupted Trainer run, and one resumed from each of its checkpoints in a process of its own.
+"""An uninterrupted Trainer run, and one resumed from each checkpoint in a process of its own.
 
 Prints, as JSON, what differs. Children are forked before Paddle has built anything, so each
 names its parameters from the beginning, as a new process does.
@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -62,9 +63,9 @@ def train(folder: Path, accumulate: int, resume: int | None, result: Path, optio
     )
 
 
-def in_a_process(*arguments: object) -> dict | str:
+def in_a_process(*arguments: object, target: Callable[..., None] = train) -> dict | str:
     """What a run leaves, or how it failed."""
-    child = multiprocessing.get_context("fork").Process(target=train, args=arguments)
+    child = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     child.start()
     child.join()
     if child.exitcode:

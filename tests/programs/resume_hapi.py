@@ -1,6 +1,6 @@
 """A whole ``paddle.Model.fit``, and one saved and continued in another process.
 
-    python resume_hapi.py FOLDER
+python resume_hapi.py FOLDER
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ def train(folder: Path, name: str, epochs: int, resume_at: object, load: bool) -
     model = model_for(conv_net())
     if load:
         model.load(str(folder / "saved"))
-    model.fit(
-        Images(), batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[schedule]
-    )
+    model.fit(Images(), batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[schedule])
     model.save(str(folder / ("saved" if name == "first" else name)))
     state = model._optimizer.state_dict()
     result = {

@@ -1,0 +1,261 @@
+"""Random networks under random schedules, and what must hold after each step.
+
+Used by ``test_generated.py`` (100 networks) and, as a program, by ``make fuzz`` (10,000 networks,
+in parts that can be resumed):
+
+    python generated.py [NETWORKS] [SEED]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import paddle
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from paddle import nn
+
+from paddle_freeze_callback import (
+    Explicit,
+    FreezeSchedule,
+    Gradual,
+    HeadOnly,
+    HeadThenAll,
+    partition,
+)
+
+RATE, CHANNELS = 0.05, 4
+
+
+class Scaled(nn.Layer):
+    """A container with a parameter of its own beside its children, held in a LayerList."""
+
+    def __init__(self, children: list[nn.Layer]) -> None:
+        super().__init__()
+        self.scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(0.9))
+        self.items = nn.LayerList(children)
+
+    def forward(self, x):
+        for item in self.items:
+            x = item(x)
+        return x * self.scale
+
+
+class Skip(nn.Layer):
+    """A skip connection around a layer."""
+
+    def __init__(self, inner: nn.Layer) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+class OverChannels(nn.Layer):
+    """A Linear on the channels of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, x):
+        return self.linear(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+
+
+class Whole(nn.Layer):
+    """A backbone and a head."""
+
+    def __init__(self, body: nn.Layer) -> None:
+        super().__init__()
+        self.stem = nn.Conv2D(CHANNELS, CHANNELS, 1)
+        self.body = body
+        self.head = nn.Linear(CHANNELS * 9, 2)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).flatten(1))
+
+
+@st.composite
+def bodies(draw, depth: int = 3) -> nn.Layer:
+    kinds = ["conv", "linear", "batch norm", "group norm", "dropout"]
+    kinds += ["sequential", "scaled", "skip"] * 2 if depth else []
+    kind = draw(st.sampled_from(kinds))
+    if kind == "conv":
+        size = draw(st.sampled_from([1, 3]))
+        bias = draw(st.sampled_from([None, False]))
+        return nn.Conv2D(CHANNELS, CHANNELS, size, padding=size // 2, bias_attr=bias)
+    if kind == "linear":
+        return OverChannels()
+    if kind == "batch norm":
+        affine = draw(st.sampled_from([None, False]))
+        given_stats = draw(st.sampled_from([None, None, True, False]))
+        return nn.BatchNorm2D(
+            CHANNELS, weight_attr=affine, bias_attr=affine, use_global_stats=given_stats
+        )
+    if kind == "group norm":
+        return nn.GroupNorm(2, CHANNELS)
+    if kind == "dropout":
+        return nn.Dropout(0.3)
+    if kind == "skip":
+        return Skip(draw(bodies(depth - 1)))
+    children = draw(st.lists(bodies(depth - 1), min_size=1, max_size=3))
+    if draw(st.booleans()):
+        children.append(children[0])  # a shared layer
+    return Scaled(children) if kind == "scaled" else nn.Sequential(*children)
+
+
+moments = st.integers(0, 2) | st.integers(0, 7).map("{} steps".format)
+lengths = st.integers(1, 2) | st.integers(1, 4).map("{} steps".format)
+changes = st.sampled_from(["stem", "*", {"freeze": "stem"}, {"freeze": "*", "unfreeze": "head"}])
+strategies = st.one_of(
+    st.builds(Gradual, every=st.none() | lengths, start=st.none() | moments),
+    st.just(HeadOnly()),
+    st.builds(HeadThenAll, at=moments),
+    st.dictionaries(moments, changes, max_size=3).map(lambda plan: Explicit({**plan, 0: "head"})),
+)
+
+
+def statistics(network: nn.Layer) -> dict[str, np.ndarray]:
+    return {n: t.numpy().copy() for n, t in network.state_dict().items() if _is_statistic(n)}
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith(("._mean", "._variance"))
+
+
+def outside(network: nn.Layer) -> list[object]:
+    """All that a schedule may touch."""
+    return [
+        (
+            layer.training,
+            getattr(layer, "_use_global_stats", None),
+            len(layer._forward_pre_hooks),
+            len(layer._forward_post_hooks),
+            [tensor.stop_gradient for tensor in layer.parameters(include_sublayers=False)],
+        )
+        for layer in network.sublayers(include_self=True)
+    ]
+
+
+def check(body: nn.Layer, strategy, steps: int, user_froze: int, manners: dict) -> None:
+    """Train and look at everything after each step."""
+    network = Whole(body)
+    every = {n: t for n, t in network.named_parameters() if not _is_statistic(n)}
+    for index, name in enumerate(every):
+        if user_froze and index % user_froze == 1 and not name.startswith("head"):
+            every[name].stop_gradient = True
+    found = outside(network)
+    user_frozen = {name for name, tensor in every.items() if tensor.stop_gradient}
+    optimizer = paddle.optimizer.SGD(RATE, parameters=network.parameters())
+    schedule = FreezeSchedule(strategy=strategy, verify=True, **manners)
+    norms = [path for path, layer in network.named_sublayers() if hasattr(layer, "_variance")]
+    quiet = {"say": lambda line: None}
+    with schedule.attach(network, optimizer, epochs=3, steps_per_epoch=3, **quiet) as freezing:
+        for _ in range(steps):
+            network.train()
+            network(paddle.randn([3, CHANNELS, 3, 3])).square().mean().backward()
+            gradients = {n: t.grad.numpy() for n, t in every.items() if t.grad is not None}
+            before = {name: tensor.numpy().copy() for name, tensor in every.items()}
+            optimizer.step()
+            optimizer.clear_grad()
+            freezing.step()
+            for name, tensor in every.items():
+                now = tensor.numpy()
+                if name not in gradients:
+                    assert now.tobytes() == before[name].tobytes(), name
+                elif (RATE * np.abs(gradients[name]) > 4 * np.spacing(np.abs(before[name]))).any():
+                    assert now.tobytes() != before[name].tobytes(), name
+            naive = sum(t.size for t in every.values() if not t.stop_gradient)
+            assert freezing.history[-1].trainable == naive
+            assert freezing.history[-1].total == sum(t.size for t in every.values())
+            assert not {n for n, t in every.items() if not t.stop_gradient} & user_frozen
+            _statistics_stand_still(network, norms, freezing, manners)
+    assert outside(network) == found
+    members = [name for stage in partition(network) for name in stage.parameters]
+    assert sorted(members) == sorted(every)
+
+
+def _statistics_stand_still(network, norms, freezing, manners) -> None:
+    """A forward in training mode moves exactly the statistics of layers that are not frozen."""
+    if manners["frozen_norm"] == "train":
+        return
+    before = statistics(network)
+    network.train()
+    network(paddle.randn([3, CHANNELS, 3, 3]))
+    after = statistics(network)
+    closed = {
+        name
+        for stage in freezing.stages
+        if stage.name not in freezing.open_stages
+        for name in stage.parameters
+    }
+    for path in norms:
+        own = [n for n in (f"{path}.weight", f"{path}.bias") if n in closed]
+        if own:
+            for part in ("_mean", "_variance"):
+                name = f"{path}.{part}"
+                assert before[name].tobytes() == after[name].tobytes(), name
+
+
+def property_test(networks: int):
+    """The property over so many networks, as a test function."""
+
+    @settings(
+        max_examples=networks,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        body=bodies(),
+        strategy=strategies,
+        steps=st.integers(1, 9),
+        user_froze=st.sampled_from([0, 0, 2, 3]),
+        manners=st.fixed_dictionaries(
+            {
+                "frozen_norm": st.sampled_from(["eval", "eval", "train"]),
+                "frozen_dropout": st.sampled_from(["train", "eval"]),
+            }
+        ),
+    )
+    def holds(body, strategy, steps, user_froze, manners):
+        paddle.seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # stages that never open are meant here
+            check(body, strategy, steps, user_froze, manners)
+        counted[0] += 1
+
+    return holds
+
+
+counted = [0]
+PART = 500
+
+
+def main(networks: int = 10_000, first_seed: int = 20261123) -> None:
+    """Run in parts; what is done is remembered, so an interrupted run goes on."""
+    memory = Path(__file__).parent.parent / ".cache" / "fuzz.json"
+    memory.parent.mkdir(exist_ok=True)
+    done = json.loads(memory.read_text()) if memory.exists() else {}
+    if done.get("seed") != first_seed:
+        done = {"seed": first_seed, "networks": 0, "seconds": 0.0}
+    while done["networks"] < networks:
+        counted[0], started = 0, time.time()
+        part = min(PART, networks - done["networks"])
+        seed(first_seed + done["networks"])(property_test(part))()
+        done["networks"] += part
+        done["seconds"] = round(done["seconds"] + time.time() - started, 1)
+        memory.write_text(json.dumps(done))
+        print(f"{done['networks']} networks right, {done['seconds']} s", flush=True)
+    print(f"RESULT {done['networks']} generated networks, seed {first_seed}: no failure")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
