@@ -85,13 +85,22 @@ def options_from_arguments(args: Any) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: naming the flag whose value is wrong.
     """
+    return _read(_given(args), lambda key: f"--{PREFIX}{key}")
+
+
+def given_flags(args: Any) -> list[str]:
+    """The flags that were set among some training arguments."""
+    return [f"--{PREFIX}{name}" for name in _given(args)]
+
+
+def _given(args: Any) -> dict[str, Any]:
     options = {}
     for each in fields(FreezeArguments):
         value = getattr(args, each.name, each.default)
         default = None if each.default is MISSING else each.default
         if value != default and value not in (None, "None", [], ["None"]):
             options[each.name[len(PREFIX) :]] = value
-    return _read(options, lambda key: f"--{PREFIX}{key}")
+    return options
 
 
 def has_arguments(args: Any) -> bool:
@@ -138,7 +147,7 @@ def _parsed(path: str, text: str) -> Any:
     ending = os.path.splitext(path)[1].lower()
     if ending == ".json":
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
     if ending in (".yaml", ".yml"):
@@ -146,11 +155,28 @@ def _parsed(path: str, text: str) -> Any:
     raise ValueError(f"{path}: a schedule file ends in .yaml, .yml or .json, not {ending!r}")
 
 
+def _once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dictionary of these, if no key is there twice."""
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"{where}: the key {key!r} is there twice")
+    return dict(pairs)
+
+
 def _yaml(where: str, text: str) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Plain data only, and no key twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            _once(where, [(str(key), None) for key in keys])
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not plain YAML: {error}") from None
 
@@ -164,7 +190,7 @@ def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{where(key)}: {error}") from None
     name = read.get("strategy")
-    if name is not None and name not in STRATEGIES:
+    if name is not None and not (isinstance(name, str) and name in STRATEGIES):
         near = difflib.get_close_matches(str(name), STRATEGIES, n=1)
         raise ValueError(
             f"{where('strategy')}: unknown strategy {name!r}; "
@@ -185,7 +211,7 @@ def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
         needed = [each.name for each in fields(kind) if each.default is MISSING]  # type: ignore[arg-type]
         lacking = [option for option in needed if option not in own]
         if lacking:
-            raise ValueError(f"{where('strategy')}: {name} needs {', '.join(lacking)}")
+            raise ValueError(f"{where('strategy')}: {name} needs {', '.join(map(where, lacking))}")
         try:
             read["strategy"] = kind(**own)
         except (TypeError, ValueError) as error:
@@ -210,6 +236,8 @@ def _stages(value: Any) -> Any:
         only = value[0]
         if only == "auto" or (isinstance(only, str) and only.isdigit()):
             value = only
+    if isinstance(value, (list, tuple)):  # a file may say 1 for the item "1" of a Sequential
+        return [str(one) if type(one) is int else one for one in value]
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 

@@ -21,8 +21,8 @@ from paddle import nn
 
 from .recompute import Bridge
 from .selectors import EVERYTHING, Selector, select
-from .stages import Stage
-from .weights import Weight, layers, running_statistics, weights
+from .stages import Stage, automatic_stages
+from .weights import Weight, layers, moving_state, running_statistics, weights
 
 FROZEN_MODES = ("eval", "train")
 
@@ -84,7 +84,7 @@ class _GlobalStatistics:
 
 
 def hold_statistics(layer: nn.Layer) -> _EvalForward | _GlobalStatistics:
-    """Keep a layer's running statistics still until ``undo()``."""
+    """Keep a layer's running statistics and buffers still until ``undo()``."""
     # SyncBatchNorm has the attribute but ignores it.
     if hasattr(layer, "_use_global_stats") and not isinstance(layer, nn.SyncBatchNorm):
         return _GlobalStatistics(layer)
@@ -230,26 +230,31 @@ def _checksum(tensor: paddle.Tensor) -> str:
 def _governed(network: nn.Layer, every: Sequence[Weight], *, statistics: bool) -> list[_Governed]:
     """Layers with the weights that decide whether they count as frozen.
 
-    These are a layer's own weights and those inside it. A layer without any is governed, if it
-    keeps statistics, by the weights that the network defines last before it (a BatchNorm
-    without scale follows its convolution); otherwise by the nearest layer around it that has
-    some (a dropout belongs to its block).
+    These are a layer's own weights and those inside it. A layer without any is governed by the
+    weights that its container defines just before and just after it (a dropout between a
+    frozen layer and the open head regularizes the head); where there are none, by its
+    container. One that keeps statistics follows only the weights before it (a BatchNorm without
+    scale goes with its convolution).
     """
     ids = {id(weight.tensor) for weight in every}
-    inside: dict[str, frozenset[int]] = {}
     governed: dict[int, _Governed] = {}
-    latest: frozenset[int] = frozenset()
-    for path, layer in layers(network):
-        within = frozenset(id(tensor) for tensor in layer.parameters() if id(tensor) in ids)
-        inside[path] = within
-        if bool(running_statistics(layer)) == statistics and id(layer) not in governed:
-            around = path
-            while not inside[around] and around:
-                around = around.rpartition(".")[0]
-            rule = within or (latest if statistics and latest else inside[around])
-            governed[id(layer)] = (path, layer, rule)
-        if within and not list(layer.children()):
-            latest = within
+
+    def inside(layer: nn.Layer) -> frozenset[int]:
+        return frozenset(id(tensor) for tensor in layer.parameters() if id(tensor) in ids)
+
+    def visit(path: str, layer: nn.Layer, rule: frozenset[int]) -> None:
+        if bool(moving_state(layer)) == statistics:
+            governed.setdefault(id(layer), (path, layer, rule))
+        children = list(layer.named_children())
+        held = [inside(child) for _, child in children]
+        for index, (name, child) in enumerate(children):
+            before = next((own for own in reversed(held[:index]) if own), None)
+            after = next((own for own in held[index + 1 :] if own), frozenset())
+            beside = before if statistics and before else (before or frozenset()) | after
+            below = held[index] or beside or rule
+            visit(f"{path}.{name}" if path else name, child, below)
+
+    visit("", network, inside(network))
     return list(governed.values())
 
 
@@ -287,8 +292,8 @@ def freeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, ...
     >>> net[0].weight.stop_gradient, net[1].weight.stop_gradient
     (True, False)
     """
-    every = weights(network)
-    chosen = select(every, selector)
+    every = _all_weights(network)
+    chosen = select(every, selector, automatic_stages(network, every))
     state = _by_hand.setdefault(network, _ByHand())
     for weight in chosen:
         state.frozen.setdefault(id(weight.tensor), weight.tensor.stop_gradient)
@@ -323,8 +328,8 @@ def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, .
     >>> unfreeze(net, "1.bias")
     ('1.bias',)
     """
-    every = weights(network)
-    chosen = select(every, selector)
+    every = _all_weights(network)
+    chosen = select(every, selector, automatic_stages(network, every))
     state = _by_hand.setdefault(network, _ByHand())
     found = {id(w.tensor): state.frozen.get(id(w.tensor), w.tensor.stop_gradient) for w in chosen}
     opened = []
@@ -337,6 +342,15 @@ def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, .
             state.frozen.pop(id(weight.tensor), None)
     _hold_by_hand(network, every, state)
     return tuple(opened)
+
+
+def _all_weights(network: nn.Layer) -> tuple[Weight, ...]:
+    every = weights(network)
+    if not every:
+        raise ValueError(
+            f"{type(network).__name__} has no parameters, so there is nothing to freeze"
+        )
+    return every
 
 
 def _hold_by_hand(network: nn.Layer, every: Sequence[Weight], state: _ByHand) -> None:

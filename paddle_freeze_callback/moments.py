@@ -134,12 +134,23 @@ class Run:
             ("steps_per_epoch", steps_per_epoch),
             ("total_steps", total_steps),
         ):
-            whole = name == "epochs" or isinstance(value, int)
-            if value is not None and (isinstance(value, bool) or not whole or not value > 0):
+            kinds = (int, float, Fraction) if name == "epochs" else (int,)
+            right = isinstance(value, kinds) and not isinstance(value, bool)
+            if value is not None and not (right and 0 < value < math.inf):
                 raise ValueError(f"{name}={value!r} must be a positive number")
         share = None if epochs is None else Fraction(epochs).limit_denominator(10**6)
         if total_steps is None and share is not None and steps_per_epoch:
             total_steps = int(share * steps_per_epoch)
+        if (
+            share is not None
+            and steps_per_epoch
+            and total_steps
+            and total_steps != int(share * steps_per_epoch)
+        ):
+            raise ValueError(
+                f"epochs={epochs!r}, steps_per_epoch={steps_per_epoch} and "
+                f"total_steps={total_steps} contradict each other; give two of them"
+            )
         if share is None and total_steps and steps_per_epoch:
             share = Fraction(total_steps, steps_per_epoch)
         if total_steps is None and share is None:
@@ -216,6 +227,16 @@ class Run:
         return step, Run.of(
             total_steps=step + self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
+
+    def foreseen(self, epochs: int | None = None) -> Run:
+        """The run when all its epochs, or so many, have begun, as if each had one step.
+
+        Tells what will happen at all where the data has no length; other runs are known anyway.
+        """
+        if self.total_steps is not None or self.epochs is None:
+            return self
+        count = math.ceil(self.epochs) if epochs is None else epochs
+        return Run(None, None, self.epochs, tuple(range(count)))
 
     def epoch_began(self, step: int) -> Run:
         """The run when one more epoch has been seen to begin at this step."""

@@ -129,6 +129,8 @@ class FreezeSchedule:
         self._loop: HapiLoop | TrainerLoop | None = None
         self._model: Any = None
         self._params: dict[str, Any] = {}
+        self._logs: dict[str, Any] = {}
+        self._source = ""
 
     # ------------------------------------------------------------ other ways to make one
 
@@ -153,7 +155,9 @@ class FreezeSchedule:
                 "instead of TrainingArguments, or FreezeArguments beside them"
             )
         options = arguments.options_from_arguments(args)
-        return _made(cls, options, lambda name: f"--{arguments.PREFIX}{name}")
+        schedule = _made(cls, options, lambda name: f"--{arguments.PREFIX}{name}")
+        schedule._source = ", ".join(arguments.given_flags(args))
+        return schedule
 
     @classmethod
     def from_file(cls, path: Any) -> FreezeSchedule:
@@ -165,7 +169,9 @@ class FreezeSchedule:
             ValueError, TypeError: if the content is wrong; the message names file and key.
             OSError: if the file cannot be read.
         """
-        return _made(cls, arguments.options_from_file(path), lambda name: f"{path}: {name}")
+        schedule = _made(cls, arguments.options_from_file(path), lambda name: f"{path}: {name}")
+        schedule._source = str(path)
+        return schedule
 
     # ------------------------------------------------------------ what it did
 
@@ -185,8 +191,16 @@ class FreezeSchedule:
         Needed only if training ended with an exception, of which no loop tells its callbacks,
         and the network is used before the next training starts.
         """
+        self._clear_logs()
         if self._freezing is not None:
             self._freezing.restore()
+
+    def _clear_logs(self) -> None:
+        """Take our numbers out of ``fit``'s logs: Paddle uses one dictionary for all its runs."""
+        if self._freezing is not None:
+            for key in self._freezing.numbers:
+                self._logs.pop(key, None)
+        self._logs = {}
 
     # ------------------------------------------------------------ hand-written loops
 
@@ -253,17 +267,22 @@ class FreezeSchedule:
         record: Record | None = None,
     ) -> Freezing:
         self.restore()
-        self._freezing = Freezing(
-            network,
-            optimizer,
-            self._stages,
-            self._strategy,
-            run,
-            step,
-            say=say,
-            record=record,
-            **self._manners,
-        )
+        try:
+            self._freezing = Freezing(
+                network,
+                optimizer,
+                self._stages,
+                self._strategy,
+                run,
+                step,
+                say=say,
+                record=record,
+                **self._manners,
+            )
+        except (TypeError, ValueError) as error:
+            if not self._source:
+                raise
+            raise type(error)(f"{self._source}: {error}") from None
         return self._freezing
 
     def _record_of(self, folder: str | None) -> Record | None:
@@ -312,10 +331,9 @@ class FreezeSchedule:
             return
         # A Trainer may have loaded its best checkpoint since the last epoch's end, so there
         # the last check was then.
-        self._freezing.close(verify=isinstance(self._loop, HapiLoop))
-        if len(event) == 1 and isinstance(event[0], dict):
-            for key in self._freezing.numbers:  # fit never empties its logs
-                event[0].pop(key, None)
+        hapi = self._loop if isinstance(self._loop, HapiLoop) else None
+        self._freezing.close(verify=hapi is not None, step=hapi.done if hapi else None)
+        self._clear_logs()
         self._loop = None
 
     def on_epoch_begin(self, *event: Any, **context: Any) -> None:
@@ -329,7 +347,7 @@ class FreezeSchedule:
     def on_epoch_end(self, *event: Any, **context: Any) -> None:
         """An epoch is over."""
         if self._freezing is not None and isinstance(self._loop, TrainerLoop):
-            self._freezing.verify()
+            self._freezing.verify(event[1].global_step)
 
     # ------------------------------------------------------------ events of a Trainer
 
@@ -364,20 +382,20 @@ class FreezeSchedule:
         """Use the Trainer's ``freeze_*`` flags, if it has any that were set."""
         if not arguments.has_arguments(args):
             return
-        options = arguments.options_from_arguments(args)
-        if not options:
+        if not arguments.given_flags(args):
             return
         from_flags = type(self).from_args(args)
         if self._given and repr(self) != repr(from_flags):
             raise ValueError(
                 f"the schedule is configured twice: {self!r} in code, and by the flags "
-                f"{', '.join(f'--{arguments.PREFIX}{name}' for name in options)}; "
+                f"{', '.join(arguments.given_flags(args))}; "
                 "use FreezeSchedule() to take the flags, or drop them"
             )
         self._given = from_flags._given
         self._stages = from_flags._stages
         self._strategy = from_flags._strategy
         self._manners = from_flags._manners
+        self._source = from_flags._source
 
     # ------------------------------------------------------------ events of paddle.Model
 
@@ -402,6 +420,7 @@ class FreezeSchedule:
         if isinstance(loop, HapiLoop) and self._freezing is not None:
             loop.done += loop.ends_step(step)
             if logs is not None:
+                self._logs = logs
                 logs.update(self._freezing.numbers)
 
     def on_eval_end(self, logs: Any = None) -> None:
@@ -415,7 +434,7 @@ class FreezeSchedule:
 
     on_step_end = on_substep_end = on_load_data_end = _ignore
     on_optimizer_begin = on_optimizer_end = _ignore
-    on_prediction_step = _ignore
+    on_prediction_step = on_save_hf = _ignore
     on_eval_begin = on_eval_batch_begin = on_eval_batch_end = _ignore
     on_predict_begin = on_predict_end = on_predict_batch_begin = on_predict_batch_end = _ignore
 

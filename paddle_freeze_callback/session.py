@@ -35,7 +35,8 @@ class Plan:
         stages: all stages, head first.
         strategy: the rule, in terms of stage names.
         schedulable: names of the stages that the strategy decides about: not the ``"rest"``,
-            and none in which everything was frozen already and is not asked for by name.
+            unless the user says when it opens, and none in which everything was frozen already
+            and is not asked for by name.
         openable: names of the parameters that may be opened.
     """
 
@@ -77,7 +78,8 @@ def plan(network: nn.Layer, stages: Stages, strategy: Strategy) -> Plan:
     schedulable = tuple(
         stage.name
         for stage in parts
-        if stage.name != REST and not openable.isdisjoint(stage.parameters)
+        if (stage.name != REST or isinstance(strategy, Explicit))
+        and not openable.isdisjoint(stage.parameters)
     )
     return Plan(parts, strategy, schedulable, frozenset(openable))
 
@@ -91,6 +93,17 @@ def release(network: nn.Layer) -> None:
     holder = _holders.pop(network, lambda: None)()
     if holder is not None:
         holder.give_up()
+
+
+def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
+    """One warning for all stages that this run leaves frozen."""
+    which = ", ".join(
+        repr(name) if step is None else f"{name!r} (which needs {step} steps)"
+        for name, step in late
+    )
+    length = f"{run.total_steps} steps" if run.total_steps else f"{float(run.epochs or 0):g} epochs"
+    verb = "never opens" if len(late) == 1 else "never open"
+    return f"in this run of {length} {which} {verb}: the schedule is longer than the run"
 
 
 class Freezing:
@@ -198,12 +211,16 @@ class Freezing:
         """What a checkpoint made after so many steps must know."""
         return Record(step, schedule, self._open, self._decisions)
 
-    def verify(self) -> None:
+    def verify(self, step: int | None = None) -> None:
         """Check that nothing frozen has moved since the last transition.
+
+        Args:
+            step: optimizer steps done, if they are more than at the last call.
 
         Raises:
             RuntimeError: naming the first tensor that has, if the schedule has ``verify=True``.
         """
+        self._step = self._step if step is None else step
         if not self._verify:
             return
         now = self._freezer.checksums()
@@ -216,11 +233,11 @@ class Freezing:
                     "that updates itself in its forward)"
                 )
 
-    def close(self, *, verify: bool = True) -> None:
+    def close(self, *, verify: bool = True, step: int | None = None) -> None:
         """The run is over: verify if asked to, and put the network back as it was found."""
         try:
             if verify and self._freezer.holds:
-                self.verify()
+                self.verify(step)
         finally:
             self.restore(flags=self._restore)
 
@@ -291,32 +308,21 @@ class Freezing:
                 "or ask for it by name"
             )
         timetable = strategy.timetable(self._run, names)
-        for step, opens in [*timetable, (0, frozenset())][: len(timetable) or 1]:
+        for step, opens in timetable:
             if not opens:
                 raise ValueError(
                     f"nothing would train from step {step} on: all {len(self.stages)} stages are "
-                    f"frozen then ({listing([s.name for s in self.stages])}). "
-                    "Open the head at moment 0"
+                    f"frozen then ({listing([s.name for s in self.stages])}); "
+                    "keep one open at every moment"
                 )
-        if timetable[0][0] > 0:
-            raise ValueError(
-                f"nothing would train before step {timetable[0][0]}, when "
-                f"{listing(sorted(timetable[0][1]))} opens; open the head at moment 0"
-            )
-        for name, step in strategy.never_open(self._run, names):
-            warnings.warn(
-                f"the stage {name!r} never opens: its moment is after {step} steps, and the run "
-                f"has {self._run.total_steps}",
-                stacklevel=4,
-            )
-        # Where the data has no length, count as if an epoch had one step.
-        known = (
-            self._run
-            if self._run.total_steps
-            else Run.of(epochs=float(self._run.epochs or 1), steps_per_epoch=1)
-        )
+        if not timetable or timetable[0][0] > 0:
+            first = f"step {timetable[0][0]}" if timetable else "the end"
+            raise ValueError(f"nothing would train before {first}; open the head at moment 0")
+        late = strategy.never_open(self._run, names)
+        if late:
+            warnings.warn(_never_opens(late, self._run), stacklevel=6)
         ever_open: set[str] = set()
-        ever_open.update(*(opens for _, opens in strategy.timetable(known, names)))
+        ever_open.update(*(opens for _, opens in strategy.timetable(self._run.foreseen(), names)))
         wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
         will_open: list[Weight] = [
             w for w in weights(network) if w.name in wanted & self._plan.openable

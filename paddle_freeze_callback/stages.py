@@ -39,6 +39,7 @@ REST = "rest"
 _HEAD_NAMES = frozenset(
     ["head", "heads", "lm_head", "cls", "classifier", "fc", "output", "out_proj", "qa_outputs"]
 )
+_HEAD_WORDS = frozenset(["head", "heads", "classifier", "fc", "cls", "out", "output", "logits"])
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)[a-z]?")
 
 
@@ -111,7 +112,7 @@ def partition_by(
     each selector, the names of its stages.
     """
     every = weights(network)
-    groups = _auto_if_any(network, every)
+    groups = automatic_stages(network, every)
     origin = [(index, one) for index, entry in enumerate(selectors) for one in _items(entry)]
     chosen = [{id(w.tensor) for w in select(every, one, groups)} for _, one in origin]
     cells: dict[tuple[int, ...], list[Weight]] = {}
@@ -149,12 +150,14 @@ def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) 
     every = weights(network)
     by_name = {weight.name: weight for weight in every}
     groups = {stage.name: [by_name[name] for name in stage.parameters] for stage in stages}
+    if selector == EVERYTHING:
+        return tuple(groups)
     if isinstance(selector, str) and selector in groups:
         return (selector,)
     wanted = {weight.name for weight in select(every, selector, groups)}
     for stage in stages:
         inside = wanted.intersection(stage.parameters)
-        if inside and len(inside) < len(stage.parameters) and stage.name != REST:
+        if inside and len(inside) < len(stage.parameters):
             left = next(name for name in stage.parameters if name not in wanted)
             raise ValueError(
                 f"{describe(selector, network)!r} cuts through the stage {stage.name!r}: it has "
@@ -189,7 +192,7 @@ def _chosen(
 ) -> dict[str, list[Weight]]:
     if not selectors:
         raise ValueError('stages=[] names no stage; give "auto" or at least one selector')
-    groups = _auto_if_any(network, every)
+    groups = automatic_stages(network, every)
     owner: dict[int, str] = {}
     parts: dict[str, list[Weight]] = {}
     for selector in selectors:
@@ -223,8 +226,8 @@ def _claimed(weight: Weight, first: str, second: str) -> str:
     )
 
 
-def _auto_if_any(network: nn.Layer, every: Sequence[Weight]) -> dict[str, list[Weight]]:
-    """The automatic stages, so that they can be named; none if the network has no clear head."""
+def automatic_stages(network: nn.Layer, every: Sequence[Weight]) -> dict[str, list[Weight]]:
+    """The weights of the automatic stages by name; none if the network has no clear head."""
     try:
         return _auto(network, every)
     except ValueError:
@@ -320,21 +323,62 @@ def _structure(network: nn.Layer, every: Sequence[Weight]) -> tuple[list[Weight]
     children = _children(outer, container, every)
     if len(children) < 2:
         raise ValueError(_no_head(network, "it has a single layer with parameters"))
-    *below, (last_path, last) = children
-    named = [p for p, _ in children if p.rsplit(".", 1)[-1] in _HEAD_NAMES]
+    last_path = children[-1][0]
+    named = [path for path, _ in children if _is_head_name(path.rsplit(".", 1)[-1])]
     if named and last_path not in named:
         raise ValueError(
             _no_head(network, f"{named[-1]!r} has the name of a head, but {last_path!r} comes last")
         )
-    if not named and any(isinstance(layer, nn.Embedding) for _, layer in layers(last)):
-        raise ValueError(_no_head(network, f"the last child {last_path!r} has embeddings"))
-    head = [w for w in every if any(_below(name, last_path) for name in w.names)]
+    if not named:
+        why = _is_backbone(container, children, every)
+        if why:
+            raise ValueError(_no_head(network, f"the last child {last_path!r} {why}"))
+    heads = named if 0 < len(named) < len(children) else [last_path]
+    head = [w for w in every if any(_below(name, path) for name in w.names for path in heads)]
+    below = [(path, layer) for path, layer in children if path not in heads]
     units = [
         unit
         for child_path, unit_layer, numbered in _mark_numbered(container, below)
         for unit in _expand(child_path, unit_layer, numbered, every)
     ]
     return head, units, _common([p for p, _ in below])
+
+
+def _is_head_name(name: str) -> bool:
+    """Whether people give this name to a head.
+
+    >>> [_is_head_name(name) for name in ("head1", "cls_head", "_fc_out", "fc1", "layer1")]
+    [True, True, True, False, False]
+    """
+    words = [word for word in name.lower().split("_") if word]
+    if name.lower() in _HEAD_NAMES:
+        return True
+    if len(words) == 1:  # fc1, fc2, ... are the layers of a plain network
+        return words[0].rstrip("0123456789") in _HEAD_WORDS - {"fc"}
+    return any(word.rstrip("0123456789") in _HEAD_WORDS for word in words)
+
+
+def _is_backbone(
+    container: nn.Layer, children: Sequence[tuple[str, nn.Layer]], every: Sequence[Weight]
+) -> str:
+    """Why the last child is no head, if it is none."""
+    path, last = children[-1]
+    if any(isinstance(layer, nn.Embedding) for _, layer in layers(last)):
+        return "has embeddings"
+    if any(
+        mark and list(inner.children()) for _, inner, mark in _numbered_inside(path, last, every)
+    ):
+        return "holds a series of blocks"
+    stem = _NUMBERED.fullmatch(path.rsplit(".", 1)[-1])
+    like = [
+        other
+        for other_path, other in children[:-1]
+        if stem and (match := _NUMBERED.fullmatch(other_path.rsplit(".", 1)[-1]))
+        if match["stem"] == stem["stem"] and type(other) is type(last) and list(last.children())
+    ]
+    if like and ((stem and stem["stem"]) or not isinstance(last, nn.Sequential)):
+        return "is one of a series of blocks"
+    return ""
 
 
 def _common(paths: Sequence[str]) -> str:
@@ -424,9 +468,9 @@ def _mark_numbered(
 
 def _is_norm(layer: nn.Layer) -> bool:
     """Whether this is a normalization layer: its name says so, in Paddle and by habit."""
-    return bool(running_statistics(layer)) or (
-        "Norm" in type(layer).__name__ and not list(layer.children())
-    )
+    if any(not name.startswith("weight_") for name in running_statistics(layer)):
+        return True
+    return "Norm" in type(layer).__name__ and not list(layer.children())
 
 
 def _below(name: str, path: str) -> bool:

@@ -62,16 +62,25 @@ class Strategy:
         steps = [step for step, _ in self.timetable(progress.run, stages)]
         return min((step for step in steps if step > progress.step), default=None)
 
-    def never_open(self, run: Run, stages: Sequence[str]) -> list[tuple[str, int]]:
-        """Stages that would open only after the end of the run, and the step they need."""
-        if run.total_steps is None:
-            return []
+    def never_open(self, run: Run, stages: Sequence[str]) -> list[tuple[str, int | None]]:
+        """Stages that would open only after the end of the run, and the step they need.
+
+        The step is ``None`` where the data has no length.
+        """
+        if run.total_steps is not None:
+            first = self._first_opening(run, stages)
+            return [(name, step) for name, step in first.items() if step >= run.total_steps]
+        within = self._first_opening(run.foreseen(), stages)
+        ever = self._first_opening(run.foreseen(epochs=10**5), stages)
+        return [(name, None) for name in ever if name not in within]
+
+    def _first_opening(self, run: Run, stages: Sequence[str]) -> dict[str, int]:
         first: dict[str, int] = {}
         for step, names in self.timetable(run, stages):
             for name in stages:
                 if name in names:
                     first.setdefault(name, step)
-        return [(name, step) for name, step in first.items() if step >= run.total_steps]
+        return first
 
 
 def _timetable(openings: Sequence[tuple[int | None, frozenset[str]]]) -> list[Opening]:
@@ -131,12 +140,19 @@ class Gradual(Strategy):
             last = Fraction(-int(-run.epochs // 1) - 1)
             position = first + max(last - first, Fraction(0)) * index / max(count - 1, 1)
             return run.step_of(Moment(position, "epochs"))
-        total = run.total_steps or 0
+        total = run.total_steps
+        if total is None:
+            raise ValueError(
+                "the openings cannot be spread over a single epoch of data without length; "
+                'say how far they are apart, such as every="100 steps"'
+            )
         first = Fraction(total, count + 1)
         if self.start is not None:
             first = run.steps(Moment.of(self.start))
         last = Fraction(total * count, count + 1)
-        return -int(-(first + max(last - first, Fraction(0)) * index / max(count - 1, 1)) // 1)
+        step = -int(-(first + max(last - first, Fraction(0)) * index / max(count - 1, 1)) // 1)
+        # In a run of fewer steps than stages the last ones open together, before its last step.
+        return step if self.start is not None else min(step, total - 1)
 
     def _start_in_epochs(self, run: Run) -> Fraction:
         start = Moment.of(self.start)  # type: ignore[arg-type]

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import paddle
 from paddle import nn
 
-# How authors name the statistics that they register as buffers; BatchNorm's own are parameters.
-_STATISTIC_BUFFER = re.compile(r"_?((running|moving|global)_)?(mean|var|variance)")
+# Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors.
+_STATISTIC_PARAMETERS = (("_mean", "_variance"), ("weight_u", "weight_v"))
+# How authors name the statistics that they register as buffers.
+_STATISTIC_BUFFER = re.compile(r"_?((running|moving|global)_)?(mean|var|variance)|weight_[uv]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +59,24 @@ def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     {}
     """
     own = dict(layer.named_parameters(include_sublayers=False, remove_duplicate=False))
-    if "_mean" in own and "_variance" in own:
-        return {"_mean": own["_mean"], "_variance": own["_variance"]}
+    for pair in _STATISTIC_PARAMETERS:
+        if all(name in own and own[name].stop_gradient for name in pair):
+            return {name: own[name] for name in pair}
     return {
         name: buffer
         for name, buffer in layer.named_buffers(include_sublayers=False)
         if _STATISTIC_BUFFER.fullmatch(name)
     }
+
+
+def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:
+    """What a forward in training mode may move in this layer itself: statistics and buffers.
+
+    >>> import paddle
+    >>> sorted(moving_state(paddle.nn.utils.spectral_norm(paddle.nn.Linear(2, 2))))
+    ['weight', 'weight_u', 'weight_v']
+    """
+    return {**dict(layer.named_buffers(include_sublayers=False)), **running_statistics(layer)}
 
 
 def layers(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
@@ -83,6 +96,11 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
         raise TypeError(
             f"a network is a paddle.nn.Layer, not {type(network).__name__}"
             + ("; of a paddle.Model, pass model.network" if hasattr(network, "network") else "")
+        )
+    if not paddle.in_dynamic_mode():
+        raise ValueError(
+            "freezing needs dynamic mode: in a static graph what is frozen is fixed when the graph "
+            "is built. Call paddle.disable_static() before building the network"
         )
     found: dict[int, tuple[paddle.Tensor, list[str]]] = {}
     for path, layer in layers(network):

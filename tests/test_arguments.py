@@ -10,7 +10,7 @@ import re
 
 import pytest
 from paddlenlp.trainer import PdArgumentParser, TrainingArguments
-from transformers import tiny_bert, trainer_for
+from trainers import tiny_bert, trainer_for
 
 from paddle_freeze_callback import (
     Explicit,

@@ -253,6 +253,10 @@ ROWS = {
         lambda: flags(strategy="head_only", at="1"),
         "--freeze_at: belongs to the strategy 'head_then_all', not to 'head_only'",
     ),
+    "explicit without its flag": (
+        lambda: flags(strategy="explicit"),
+        "--freeze_strategy: explicit needs --freeze_unfreeze_at",
+    ),
     "flags of two strategies": (lambda: flags(every="1", at="1"), "--freeze_every: belongs to"),
     "unknown strategy": (lambda: flags(strategy="best"), "--freeze_strategy: unknown"),
     "flag every soon": (lambda: flags(every="soon"), "--freeze_every: 'soon' is no moment"),
@@ -284,7 +288,31 @@ ROWS = {
     "YAML's own false": (file("frozen_norm: off"), "frozen_norm=False must be 'eval' or"),
     "unfreeze_at a number": (file("unfreeze_at: 3"), "a.yaml: unfreeze_at: 3 is no mapping"),
     "unfreeze_at empty": (file("unfreeze_at: {}"), "a.yaml: unfreeze_at: unfreeze_at={} opens"),
-    "explicit without moments": (file("strategy: explicit"), "a.yaml: strategy: explicit needs "),
+    "explicit without moments": (
+        file("strategy: explicit"),
+        "a.yaml: strategy: explicit needs ",
+    ),
+    "strategy as a mapping": (file("strategy: {name: head_only}"), "a.yaml: strategy: unknown"),
+    "YAML key twice": (file("every: 1\nevery: 2"), "a.yaml: the key 'every' is there twice"),
+    "JSON key twice": (file('{"every": 1, "every": 2}', "a.json"), "the key 'every' is there twice"),
+    "selector in a file": (
+        lambda folder: attached(file("stages: [fcc, '*']")(folder)),
+        "a.yaml: selector 'fcc' matches no parameter or layer; did you mean 'fc'",
+    ),
+    "selector by flag": (
+        lambda: attached(flags(stages=["fcc", "*"])),
+        "--freeze_stages: selector 'fcc' matches no",
+    ),
+    "epochs in words": (lambda: attached(epochs="3", steps_per_epoch=2), "epochs='3' must be a"),
+    "endless epochs": (
+        lambda: attached(epochs=float("inf"), steps_per_epoch=2),
+        "epochs=inf must be a positive number",
+    ),
+    "lengths that contradict": (
+        lambda: attached(epochs=2, steps_per_epoch=3, total_steps=1000),
+        "contradict each other; give two of them",
+    ),
+    "freeze a network of nothing": (lambda: freeze(nn.ReLU()), "ReLU has no parameters"),
     "no such file": (lambda: FreezeSchedule.from_file("nowhere.yaml"), "No such file"),
     "a folder": (lambda folder: FreezeSchedule.from_file(folder), "Is a directory"),
     # ---- records in checkpoints

@@ -15,7 +15,7 @@ from paddlenlp import transformers as nlp
 from paddlenlp.peft import LoRAConfig, LoRAModel, PrefixConfig, PrefixModelForCausalLM
 from paddlenlp.peft.prefix import llama_postprocess_past_key_value
 from paddlenlp.trainer import EarlyStoppingCallback, TrainerCallback
-from transformers import SIZES, Tokens, tiny_bert, trainer_for
+from trainers import SIZES, Tokens, tiny_bert, trainer_for
 
 from paddle_freeze_callback import (
     FreezeSchedule,
@@ -170,7 +170,7 @@ class ThreeLayers(nn.Layer):
 def test_optimizers_never_move_a_frozen_stage_and_begin_afresh_with_a_new_one(
     name, grouped, setting, rate
 ):
-    """``layer2`` opens at step 2 and moves as a new optimizer moves it; freezes at 4, opens at 6."""
+    """``layer2`` opens at step 2, as a new optimizer moves it; freezes at 4, opens at 6."""
 
     def optimizer_for(network, steps_done=0):
         learning_rate = 0.05

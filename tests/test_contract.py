@@ -7,8 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import model_for
-from paddlenlp.trainer import Trainer
-from transformers import Tokens, trainer_for
+from trainers import Tokens, Trainer, trainer_for
 
 from paddle_freeze_callback import Explicit, FreezeSchedule, Gradual, HeadOnly, HeadThenAll
 

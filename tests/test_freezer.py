@@ -262,7 +262,80 @@ def test_an_error_inside_a_frozen_layer_leaves_its_mode_as_it_was():
     assert network.body.training
 
 
+def test_spectral_norm_under_a_frozen_layer_stands_still():
+    normed = nn.utils.spectral_norm(nn.Linear(4, 4))
+    network = nn.Sequential(("body", normed), ("head", nn.Linear(4, 2)))
+    freezer = freezer_for(network)
+    freezer.apply(["head"])
+    network.train()
+    network(paddle.ones([2, 4]))
+    before = values(network)
+    sums = freezer.checksums()
+    assert "body.weight_u" in sums
+    for _ in range(3):
+        train_once(network, shape=(2, 4))
+    assert moved(before, values(network)) == {"head.weight", "head.bias"}
+    assert freezer.checksums() == sums
+    freezer.restore()
+    train_once(network, shape=(2, 4))
+    assert "body.weight_u" in moved(before, values(network))
+
+
+def test_buffers_that_move_in_training_stand_still_in_a_frozen_layer():
+    class Average(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.register_buffer("ema", paddle.zeros([4]))
+
+        def forward(self, x):
+            if self.training:
+                self.ema.set_value(0.5 * self.ema + 0.5 * x.mean(0))
+            return self.fc(x)
+
+    network = nn.Sequential(("body", Average()), ("head", nn.Linear(4, 2)))
+    freezer_for(network).apply(["head"])
+    before = values(network)
+    train_once(network, shape=(2, 4))
+    assert moved(before, values(network)) == {"head.weight", "head.bias"}
+
+
+def test_vectors_of_a_spectral_norm_layer_are_no_weights():
+    network = nn.Sequential(nn.Linear(4, 4), nn.SpectralNorm([4, 4]))
+    assert [weight.name for weight in weights(network)] == ["0.weight", "0.bias"]
+
+
+def test_dropout_between_two_frozen_layers_of_a_flat_network_is_switched_off():
+    network = nn.Sequential(
+        nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 64), nn.Dropout(0.5), nn.Linear(64, 2)
+    )
+    freezer_for(network, frozen_dropout="eval").apply(["head"])
+    network.train()
+    ones = paddle.ones([2, 64])
+    assert not (network[1](ones) == 0).any()
+    assert (network[3](ones) == 0).any()  # it regularizes the head
+
+
+def test_a_static_graph_is_refused_everywhere():
+    paddle.enable_static()
+    try:
+        network = TwoLayers()
+        for call in (lambda: freeze(network, "fc1"), lambda: trainable_ratio(network)):
+            with pytest.raises(ValueError, match="freezing needs dynamic mode"):
+                call()
+    finally:
+        paddle.disable_static()
+
+
 # ---------------------------------------------------------------- by hand
+
+
+def test_freeze_takes_the_names_of_automatic_stages_too():
+    network = conv_net()
+    assert freeze(network, "head") == ("fc.weight", "fc.bias")
+    assert unfreeze(network, "head") == ("fc.weight", "fc.bias")
+    with pytest.raises(ValueError, match="ReLU has no parameters"):
+        freeze(nn.ReLU())
 
 
 def test_freeze_and_unfreeze_by_hand_hold_weights_and_statistics():

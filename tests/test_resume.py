@@ -14,8 +14,7 @@ import numpy as np
 import paddle
 import pytest
 from networks import Images, conv_net, model_for, moved, values
-from paddlenlp.utils.log import logger
-from transformers import Tokens, tiny_bert, trainer_for
+from trainers import ACCUMULATES, Tokens, logger, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly, HeadThenAll
 from paddle_freeze_callback.record import FILE, Record
@@ -47,6 +46,8 @@ def program(name: str, *arguments: object) -> dict:
 )
 def test_trainer_resumed_after_any_step_in_another_process_is_bitwise_the_same(tmp_path, arguments):
     """Before, at and after each transition, also mid-epoch."""
+    if arguments[0] > 1 and not ACCUMULATES:
+        pytest.skip("this Trainer cannot accumulate on a CPU, with or without a schedule")
     result = program("resume", tmp_path, *arguments)
     assert result["steps"] == list(range(1, 13))
     assert {3, 5, 9} <= set(result["at"])

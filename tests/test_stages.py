@@ -12,7 +12,7 @@ from networks import ConvNet, TwoLayers, conv_net
 from paddle import nn
 from paddle.vision import models
 from paddlenlp import transformers as nlp
-from transformers import SIZES, tiny_bert
+from trainers import SIZES, tiny_bert
 
 from paddle_freeze_callback.stages import partition, partition_by, stage_names
 from paddle_freeze_callback.weights import trainable_ratio, weights
@@ -222,6 +222,40 @@ def test_the_names_of_automatic_stages_select_them_where_the_network_has_no_such
     assert "bert.encoder.layers.1.linear1.weight" in parts[1].parameters
 
 
+class TwoHeads(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layer1, self.layer2 = (nn.Linear(4, 4) for _ in range(3))
+        self.cls_head, self.reg_head = nn.Linear(4, 2), nn.Linear(4, 1)
+
+
+def test_several_heads_are_one_stage():
+    head = partition(TwoHeads())[0]
+    assert head.parameters[::2] == ("cls_head.weight", "reg_head.weight")
+    main = "_fc_out.weight"
+    assert main in partition(models.googlenet())[0].parameters
+
+
+class NoHead(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.layers = nn.LayerList([nn.TransformerEncoderLayer(4, 2, 4) for _ in range(2)])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        NoHead,
+        lambda: models.resnet18(num_classes=0),
+        lambda: nlp.ElectraModel(nlp.ElectraConfig(**SIZES, embedding_size=16)),
+    ],
+)
+def test_a_backbone_without_a_head_is_refused(build):
+    with pytest.raises(ValueError, match=r"cannot tell the head of .* series of blocks"):
+        partition(build())
+
+
 def test_overlapping_selectors_make_the_coarsest_stages_of_which_each_is_a_union():
     parts, meant = partition_by(models.resnet18(), ["fc", "layer{3-4}", "layer4.1", "layer2"])
     assert [stage.name for stage in parts] == ["fc", "layer{3-4}", "layer4.1", "layer2", "rest"]
@@ -235,6 +269,11 @@ def test_selectors_over_given_stages_mean_whole_stages():
     assert stage_names(network, parts, ["block2", "block3.*"]) == ("block3 + block2",)
     with pytest.raises(ValueError, match=re.escape("'block2' cuts through the stage")):
         stage_names(network, parts, "block2")
+    assert stage_names(network, parts, "*") == ("fc", "block3 + block2", "*")  # everything
+    parts = partition(network, ["fc", "block3"])
+    assert stage_names(network, parts, ["block2", "block1"]) == ("rest",)
+    with pytest.raises(ValueError, match="'block1' cuts through the stage 'rest'"):
+        stage_names(network, parts, "block1")
 
 
 # ---------------------------------------------------------------- properties

@@ -176,7 +176,24 @@ def test_stages_that_open_after_the_end_are_found():
     ]
     assert Gradual().never_open(run, STAGES) == []
     assert HeadOnly().never_open(run, STAGES) == []  # by design, not by accident
-    assert Gradual(every=1).never_open(Run.of(epochs=3), STAGES) == []
+    late = [("layer2", None), ("layer1", None), ("stem", None)]
+    assert Gradual(every=1).never_open(Run.of(epochs=3), STAGES) == late
+    assert HeadOnly().never_open(Run.of(epochs=3), STAGES) == []
+    assert HeadThenAll("5 steps").never_open(Run.of(epochs=3), STAGES) == []
+    assert len(Explicit({0: "head", 9: "*"}).never_open(Run.of(epochs=3), STAGES)) == 5
+
+
+@pytest.mark.parametrize("total", range(2, 16))
+def test_a_run_of_fewer_steps_than_stages_still_opens_every_stage(total):
+    for run in (Run.of(total_steps=total), Run.of(epochs=1, steps_per_epoch=total)):
+        assert Gradual().never_open(run, STAGES) == []
+        assert Gradual().open_stages(Progress(0, run), STAGES) == ("head",)
+        assert Gradual().open_stages(Progress(total - 1, run), STAGES) == STAGES
+
+
+def test_a_single_epoch_of_unknown_length_cannot_be_spread_over():
+    with pytest.raises(ValueError, match=r'over a single epoch.*every="100 steps"'):
+        Gradual().timetable(Run.of(epochs=1), STAGES)
 
 
 # ---------------------------------------------------------------- properties

@@ -9,7 +9,7 @@ import pytest
 from networks import moved, open_names, values
 from paddlenlp.trainer import PrinterCallback, Trainer, TrainerCallback
 from paddlenlp.utils.log import logger
-from transformers import InOrder, Tokens, TokenStream, tiny_bert, trainer_for
+from trainers import InOrder, Tokens, TokenStream, tiny_bert, trainer_for
 
 from paddle_freeze_callback import Explicit, FreezeSchedule, HeadOnly, HeadThenAll, trainable_ratio
 

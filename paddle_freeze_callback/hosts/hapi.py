@@ -26,15 +26,15 @@ class HapiLoop:
     """
 
     def __init__(self, model: Any, params: dict[str, Any], resume_at: When | None = None) -> None:
-        if not paddle.in_dynamic_mode():
-            raise ValueError(
-                "FreezeSchedule needs dynamic mode: in a static graph what is frozen is fixed "
-                "when the graph is built. Call paddle.disable_static() before building the network"
-            )
         self.network = model.network
         self.optimizer = model._optimizer
         if self.optimizer is None:
             raise ValueError("the model has no optimizer; call model.prepare(optimizer, loss)")
+        if isinstance((self.optimizer._parameter_list or [None])[0], dict):
+            raise ValueError(
+                "paddle.Model cannot train with parameter groups: minimize() of an optimizer with "
+                "groups raises TypeError, whatever is frozen. Build it with network.parameters()"
+            )
         self.done = 0
         self._accumulate = int(getattr(model, "_accumulate", 1) or 1)
         self._verbose = params.get("verbose")
@@ -69,8 +69,9 @@ class HapiLoop:
         return Run.of(total_steps=total, steps_per_epoch=per_epoch)
 
     def begins_step(self, batch: int) -> bool:
-        """Whether this batch is the first of an optimizer step."""
-        return batch % self._accumulate == 0
+        """Whether this batch is the first of an optimizer step of the run."""
+        over = self.run.total_steps is not None and self.done >= self.run.total_steps
+        return batch % self._accumulate == 0 and not over
 
     def ends_step(self, batch: int) -> bool:
         """Whether the optimizer stepped after this batch."""

@@ -8,8 +8,6 @@ import os
 import sys
 from typing import Any
 
-import paddle
-
 from ..moments import Run
 
 
@@ -24,8 +22,6 @@ class TrainerLoop:
     """
 
     def __init__(self, args: Any, state: Any, context: dict[str, Any]) -> None:
-        if not paddle.in_dynamic_mode():
-            raise ValueError("FreezeSchedule needs dynamic mode; call paddle.disable_static()")
         _refuse_unsupported(args)
         self.network = context["model"]
         self.optimizer = context["optimizer"]
@@ -42,6 +38,21 @@ class TrainerLoop:
             self._logger.info(f"FreezeSchedule: {line}")
 
 
+# As PaddleNLP calls them, and as PaddleFormers does.
+_DEGREES = (
+    "pipeline_parallel_degree",
+    "tensor_parallel_degree",
+    "sep_parallel_degree",
+    "context_parallel_degree",
+    "expert_parallel_degree",
+    "pipeline_model_parallel_size",
+    "tensor_model_parallel_size",
+    "sep_parallel_size",
+    "context_parallel_size",
+    "expert_model_parallel_size",
+)
+
+
 def _refuse_unsupported(args: Any) -> None:
     """Refuse, by name, the kinds of parallel training under which a schedule would go wrong."""
     kinds = {str(getattr(kind, "value", kind)) for kind in getattr(args, "sharding", None) or []}
@@ -52,13 +63,7 @@ def _refuse_unsupported(args: Any) -> None:
     ]
     refused += [
         f"{name}={getattr(args, name)}: not shown to be right with a schedule"
-        for name in (
-            "pipeline_parallel_degree",
-            "tensor_parallel_degree",
-            "sep_parallel_degree",
-            "context_parallel_degree",
-            "expert_parallel_degree",
-        )
+        for name in _DEGREES
         if (getattr(args, name, 1) or 1) > 1
     ]
     if refused:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import paddle
 from paddlenlp.trainer import TrainerCallback
 from resume import PLAN, difference, in_a_process
-from transformers import tiny_bert, trainer_for
+from trainers import tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule
 from paddle_freeze_callback.record import FILE

@@ -82,7 +82,7 @@ def by_hand(schedule, accumulate, ranks, folder):
 
 
 def by_trainer(schedule, accumulate, ranks, folder, **flags):
-    from transformers import InOrder, trainer_for
+    from trainers import InOrder, trainer_for
 
     class Rows(paddle.io.Dataset):
         def __len__(self):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from transformers import tiny_bert, trainer_for
+from trainers import tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule
 
