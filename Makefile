@@ -4,13 +4,38 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+COMPAT := tests/test_contract.py tests/test_resume.py tests/test_parallel.py
+
+.PHONY: demo test test-compat fuzz kill lint clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+
+# The contract, resume and data-parallel tests under the two further Trainers.
+test-compat: .venv-nlp3/.ready .venv-formers/.ready
+	.venv-nlp3/bin/python -m pytest $(COMPAT)
+	.venv-formers/bin/python -m pytest $(COMPAT)
+
+.venv-nlp3/.ready: setup.cfg pyproject.toml
+	test -x .venv-nlp3/bin/python || $(PYTHON) -m venv .venv-nlp3
+	.venv-nlp3/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp3,test]'
+	touch $@
+
+.venv-formers/.ready: setup.cfg pyproject.toml
+	test -x .venv-formers/bin/python || $(PYTHON) -m venv .venv-formers
+	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[formers,test]'
+	touch $@
+
+# 10,000 generated networks, in parts: run it again to go on. Delete .cache to begin anew.
+fuzz: $(READY)
+	$(BIN)/python tests/generated.py
+
+# A Trainer run killed at each of 50 steps and resumed.
+kill: $(READY)
+	$(BIN)/python tests/programs/kill.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -23,4 +48,4 @@ $(READY): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-nlp3 .venv-formers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -294,7 +294,7 @@ ROWS = {
     ),
     "strategy as a mapping": (file("strategy: {name: head_only}"), "a.yaml: strategy: unknown"),
     "YAML key twice": (file("every: 1\nevery: 2"), "a.yaml: the key 'every' is there twice"),
-    "JSON key twice": (file('{"every": 1, "every": 2}', "a.json"), "the key 'every' is there twice"),
+    "JSON key twice": (file('{"every": 1, "every": 2}', "a.json"), "the key 'every' is there"),
     "selector in a file": (
         lambda folder: attached(file("stages: [fcc, '*']")(folder)),
         "a.yaml: selector 'fcc' matches no parameter or layer; did you mean 'fc'",
@@ -331,6 +331,12 @@ ROWS = {
     "sharding stage3": (
         lambda: _refuse_unsupported(SimpleNamespace(sharding=["stage3"])),
         "sharding=stage3",
+    ),
+    "sharding stage1 of the second kind": (
+        lambda: _refuse_unsupported(
+            SimpleNamespace(sharding=["stage1"], sharding_parallel_config="split_param")
+        ),
+        "sharding with split_param: it flattens what trains",
     ),
     "pipeline parallel": (
         lambda: _refuse_unsupported(SimpleNamespace(pipeline_parallel_degree=2)),

@@ -37,6 +37,8 @@ FORMERS_ON_A_CPU = {
     "amp_master_grad": False,
     "save_checkpoint_format": None,
     "load_checkpoint_format": None,
+    "sharding": "",
+    "split_param": False,
 }
 
 

@@ -66,6 +66,11 @@ def _refuse_unsupported(args: Any) -> None:
         for name in _DEGREES
         if (getattr(args, name, 1) or 1) > 1
     ]
+    split = getattr(args, "split_param", False) or "split_param" in str(
+        getattr(args, "sharding_parallel_config", "")
+    )
+    if kinds and split:
+        refused.append("sharding with split_param: it flattens what trains when it is set up")
     if refused:
         raise ValueError(
             f"FreezeSchedule does not work with {'; '.join(refused)}. "
