@@ -55,10 +55,6 @@ class _EvalForward:
         if self._found:
             layer.training = self._found.pop()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> _EvalForward:
-        """A copy of a network shares its hooks: they act on the layer that they are called for."""
-        return self
-
     def undo(self) -> None:
         for handle in self._handles:
             handle.remove()

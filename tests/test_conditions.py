@@ -82,9 +82,9 @@ def test_recompute_in_a_hand_written_network_keeps_every_gradient(mode, steps):
 def test_without_recompute_nothing_more_is_differentiated_after_the_first_step():
     network = Blocks()
     optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
-    outputs: list[bool] = []
+    outputs: list[paddle.Tensor] = []
     network.layers[2].register_forward_post_hook(
-        lambda layer, inputs, output: outputs.append(output.stop_gradient)
+        lambda layer, inputs, output: outputs.append(output)
     )
     with FreezeSchedule(every="1 step").attach(network, optimizer, total_steps=9, step=1):
         network.eval()
@@ -92,7 +92,8 @@ def test_without_recompute_nothing_more_is_differentiated_after_the_first_step()
         gradients(network)
         gradients(network)
         gradients(network)
-    assert outputs[-2:] == [True, True]
+    # In the first training step a recomputation might turn up; then it is known that none does.
+    assert [tensor.stop_gradient for tensor in outputs[1:]] == [False, True, True]
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])

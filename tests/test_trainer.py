@@ -160,10 +160,18 @@ def test_log_history_and_progress_line_carry_the_numbers(tmp_path):
 
 
 def test_evaluate_returns_its_own_numbers_only(tmp_path):
-    trainer = trainer_for(tiny_bert(), tmp_path, [FreezeSchedule()], num_train_epochs=1)
-    trainer.eval_dataset = Tokens(8)
+    class Evaluates(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            returned.append(trainer.evaluate(Tokens(8)))
+
+    returned: list[dict] = []
+    callbacks = [FreezeSchedule(), Evaluates()]
+    trainer = trainer_for(tiny_bert(), tmp_path, callbacks, num_train_epochs=1)
     trainer.train()
-    assert not {"trainable_ratio", "open_stages"} & set(trainer.evaluate())
+    assert len(returned) == 6
+    for metrics in [*returned, trainer.evaluate(Tokens(8))]:
+        assert "eval_loss" in metrics
+        assert not {"trainable_ratio", "open_stages"} & set(metrics)
 
 
 def test_visualdl_reads_the_numbers_back(tmp_path):
