@@ -112,7 +112,6 @@ class Freezer:
         every = weights(network)
         by_name = {weight.name: weight for weight in every}
         self._network = network
-        self._stages = tuple(stages)
         self._members = {stage.name: [by_name[n] for n in stage.parameters] for stage in stages}
         self._openable = frozenset(openable)
         self._every = every
@@ -147,7 +146,8 @@ class Freezer:
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
             self._cut_bridge()
-            self._bridge = Bridge(self._network, self._stages, self._applied)
+            opened = {id(weight.tensor) for weight in self._every if weight.trains}
+            self._bridge = Bridge(self._network, frozen_now, opened)
             _forget_traces(self._network)
 
     def _cut_bridge(self) -> None:

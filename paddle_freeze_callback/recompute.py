@@ -8,18 +8,18 @@ layer hands to an open one needs a gradient.
 Whether a network recomputes cannot be told from outside. So the cure is applied at each
 transition, and taken back after the first forward in which no open layer turned out to run
 inside a reentrant recomputation: there autograd is off while the rest of the network trains.
+
+Which frozen layer feeds which open one cannot be told, either, so under recomputation what every
+frozen layer hands on needs a gradient. That costs the backward pass through the frozen layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import paddle
 from paddle import nn
-
-from .stages import Stage
-from .weights import layers
 
 
 class Bridge:
@@ -27,29 +27,21 @@ class Bridge:
 
     Args:
         network: the network.
-        stages: all its stages, head first.
-        open_stages: names of those that are open now.
+        frozen: identities of its weights that are frozen now.
+        opened: identities of those that are open.
     """
 
-    def __init__(
-        self, network: nn.Layer, stages: Sequence[Stage], open_stages: Collection[str]
-    ) -> None:
+    def __init__(self, network: nn.Layer, frozen: Collection[int], opened: Collection[int]) -> None:
         self._seen = self._decided = False
-        below = {
-            name
-            for above, stage in zip(stages, stages[1:])
-            if above.name in open_stages and stage.name not in open_stages
-            for name in stage.parameters
-        }
-        opened = {name for s in stages if s.name in open_stages for name in s.parameters}
+        everywhere = [layer for _, layer in network.named_sublayers(include_self=True)]
         self._cure = [
             layer.register_forward_post_hook(self._need_gradient)
-            for layer in _outermost(network, below)
+            for layer in _outermost(network, set(frozen), set(opened))
         ]
         self._watch = [
             layer.register_forward_pre_hook(self._look)
-            for path, layer in _unique(network)
-            if any(_parent(name) == path for name in opened)
+            for layer in everywhere
+            if any(id(tensor) in opened for tensor in layer.parameters(include_sublayers=False))
         ]
         self._root = network.register_forward_post_hook(self._decide)
 
@@ -86,30 +78,10 @@ class Bridge:
             handle.remove()
 
 
-def _unique(network: nn.Layer) -> list[tuple[str, nn.Layer]]:
-    seen: set[int] = set()
-    return [
-        (path, layer)
-        for path, layer in layers(network)
-        if not (id(layer) in seen or seen.add(id(layer)))  # type: ignore[func-returns-value]
-    ]
-
-
-def _outermost(network: nn.Layer, names: set[str]) -> list[nn.Layer]:
-    """The largest layers in which all weights are among these."""
-    found: list[str] = []
-    chosen = []
-    for path, layer in _unique(network):
-        inside = {f"{path}.{name}" if path else name for name, _ in layer.named_parameters()}
-        ours = inside & names
-        whole = ours and not any(
-            name not in names and not name.endswith(("_mean", "_variance")) for name in inside
-        )
-        if whole and not any(path.startswith(outer + ".") for outer in found):
-            found.append(path)
-            chosen.append(layer)
-    return chosen
-
-
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0]
+def _outermost(layer: nn.Layer, frozen: set[int], opened: set[int]) -> list[nn.Layer]:
+    """The largest layers that have frozen weights and no open ones, each once."""
+    inside = {id(tensor) for tensor in layer.parameters()}
+    if inside & frozen and not inside & opened:
+        return [layer]
+    found = [one for child in layer.children() for one in _outermost(child, frozen, opened)]
+    return list({id(one): one for one in found}.values())

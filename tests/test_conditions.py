@@ -79,6 +79,53 @@ def test_recompute_in_a_hand_written_network_keeps_every_gradient(mode, steps):
             np.testing.assert_allclose(plain[name], recomputed[name], rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("opened", [0, 1, 2, 3])
+def test_recompute_keeps_gradients_of_an_open_block_wherever_it_is(opened):
+    """Stages in an order of the user's own: one block open among frozen ones."""
+    results = []
+    for network in (Blocks(), Blocks("reentrant")):
+        optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+        schedule = FreezeSchedule(unfreeze_at={0: ["head", f"layers.{opened}"], "5 steps": "*"})
+        with schedule.attach(network, optimizer, total_steps=9):
+            results.append([gradients(network), gradients(network)])
+            assert set(results[-1][1]) == set(open_names(network))
+    for plain, recomputed in zip(*results):
+        for name in recomputed:
+            np.testing.assert_allclose(plain[name], recomputed[name], rtol=1e-6, atol=1e-8)
+
+
+class Branches(nn.Layer):
+    """An open block that is fed by a frozen layer other than the last that ran."""
+
+    def __init__(self, mode: str | None) -> None:
+        super().__init__()
+        paddle.seed(6)
+        self.mode = mode
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.block, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        one, two = self.one(x), self.two(x)
+        run = (lambda layer, y: recompute(layer, y)) if self.mode else (lambda layer, y: layer(y))
+        return self.head(run(self.block, one)) + self.head(two)
+
+
+def test_recompute_of_a_block_behind_a_frozen_branch_keeps_its_gradient():
+    found = []
+    for mode in (None, "reentrant"):
+        network = Branches(mode)
+        optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+        schedule = FreezeSchedule(unfreeze_at={0: ["head", "block"], "5 steps": "*"})
+        with schedule.attach(network, optimizer, total_steps=9):
+            for _ in range(2):
+                network.train()
+                network(paddle.ones([2, 4])).square().sum().backward()
+                found.append(network.block.weight.grad.numpy().copy())
+                network.clear_gradients()
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-6)
+    np.testing.assert_allclose(found[1], found[3], rtol=1e-6)
+
+
 def test_without_recompute_nothing_more_is_differentiated_after_the_first_step():
     network = Blocks()
     optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
