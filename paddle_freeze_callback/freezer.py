@@ -12,17 +12,19 @@ same machinery for people with a training loop of their own.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import weakref
 from collections.abc import Collection, Sequence
 
 import paddle
 from paddle import nn
+from paddle.jit.dy2static.program_translator import StaticFunction
 
 from .recompute import Bridge
 from .selectors import EVERYTHING, Selector, select
 from .stages import Stage, automatic_stages
-from .weights import Weight, layers, moving_state, running_statistics, weights
+from .weights import Weight, moving_state, running_statistics, weights
 
 FROZEN_MODES = ("eval", "train")
 
@@ -122,6 +124,8 @@ class Freezer:
         self._others = _governed(network, every, statistics=False)
         self._held: dict[tuple[str, int], _EvalForward | _GlobalStatistics] = {}
         self._bridge: Bridge | None = None
+        # A traced function may call the network from anywhere, so all there are are found.
+        self._traced = [one for one in gc.get_objects() if isinstance(one, StaticFunction)]
         self._applied: frozenset[str] | None = None
         self.holds = True
 
@@ -148,7 +152,15 @@ class Freezer:
             self._cut_bridge()
             opened = {id(weight.tensor) for weight in self._every if weight.trains}
             self._bridge = Bridge(self._network, frozen_now, opened)
-            _forget_traces(self._network)
+            self._forget_traces()
+
+    def _forget_traces(self) -> None:
+        """Have ``to_static(full_graph=True)`` trace again: what is frozen is part of a trace."""
+        for traced in self._traced:
+            # StaticFunction has no public way to forget its programs, nor those of the
+            # instances whose method it decorates.
+            for one in [traced, *traced._descriptor_cache.values()]:
+                one._program_cache.clear()
 
     def _cut_bridge(self) -> None:
         if self._bridge is not None:
@@ -173,8 +185,17 @@ class Freezer:
         return sum(w.numel for w in self._every if w.trains), sum(w.numel for w in self._every)
 
     def checksums(self) -> dict[str, str]:
-        """A checksum of every frozen weight, and of every running statistic that is held."""
-        sums = {w.name: _checksum(w.tensor) for w in self._every if not w.trains}
+        """A checksum of each weight that should be frozen now, and of each statistic held.
+
+        What should be frozen follows from the stages that were opened last, not from the flags:
+        somebody else may have changed those.
+        """
+        sums = {
+            weight.name: _checksum(weight.tensor)
+            for name, members in self._members.items()
+            for weight in members
+            if name not in (self._applied or ()) or weight.name not in self._openable
+        }
         for path, layer, _ in self._norms:
             if ("norm", id(layer)) in self._held:
                 for name, tensor in running_statistics(layer).items():
@@ -197,16 +218,7 @@ class Freezer:
         if flags:
             for tensor, stop_gradient in self._found:
                 tensor.stop_gradient = stop_gradient
-        _forget_traces(self._network)
-
-
-def _forget_traces(network: nn.Layer) -> None:
-    """Have ``to_static(full_graph=True)`` trace again: what is frozen is part of the trace."""
-    for _, layer in layers(network):
-        # StaticFunction has no public way to forget its programs.
-        traced = getattr(layer.forward, "_program_cache", None)
-        if traced is not None:
-            traced.clear()
+        self._forget_traces()
 
 
 def _set_frozen(weight: Weight, frozen: bool) -> None:

@@ -7,6 +7,7 @@ how long the run is and turns a moment into the number of optimizer steps after 
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -134,13 +135,20 @@ class Run:
             ("steps_per_epoch", steps_per_epoch),
             ("total_steps", total_steps),
         ):
-            kinds = (int, float, Fraction) if name == "epochs" else (int,)
+            kinds = numbers.Real if name == "epochs" else numbers.Integral
             right = isinstance(value, kinds) and not isinstance(value, bool)
             if value is not None and not (right and 0 < value < math.inf):
-                raise ValueError(f"{name}={value!r} must be a positive number")
+                raise ValueError(
+                    f"{name}={value!r} must be a positive "
+                    + ("number" if name == "epochs" else "whole number")
+                )
         share = None if epochs is None else Fraction(epochs).limit_denominator(10**6)
+        steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
+        total_steps = None if total_steps is None else int(total_steps)
         if total_steps is None and share is not None and steps_per_epoch:
             total_steps = int(share * steps_per_epoch)
+            if not total_steps:
+                raise ValueError(f"epochs={epochs!r} of {steps_per_epoch} steps are no whole step")
         if (
             share is not None
             and steps_per_epoch

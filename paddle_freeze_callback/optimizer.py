@@ -99,10 +99,11 @@ def settle(optimizer: Any, trained_before: Collection[Weight]) -> None:
     left_over = set(keys).difference(*(_state_of(keys, tensor.name) for tensor in known))
     names = {tensor.name for tensor in known}
     lost = [weight for weight in trained_before if weight.tensor.name not in names]
-    if left_over and lost:
+    if left_over and (lost or not known):
+        missing = f"{lost[0].name} ({lost[0].tensor.name!r})" if lost else "this network"
         raise ValueError(
-            f"the loaded optimizer state knows {min(left_over)!r} but nothing of "
-            f"{lost[0].name} ({lost[0].tensor.name!r}): Paddle names parameters in the order in "
+            f"the loaded optimizer state knows {min(left_over)!r} but nothing of {missing}: "
+            "Paddle names parameters in the order in "
             "which layers are built, so build the network exactly once, and first, in the "
             "process that resumes"
         )

@@ -15,6 +15,7 @@ frozen layer hands on needs a gradient. That costs the backward pass through the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -33,15 +34,21 @@ class Bridge:
 
     def __init__(self, network: nn.Layer, frozen: Collection[int], opened: Collection[int]) -> None:
         self._seen = self._decided = False
+        frozen, opened = set(frozen), set(opened)
+        outermost = _outermost(network, frozen, opened)
         everywhere = [layer for _, layer in network.named_sublayers(include_self=True)]
-        self._cure = [
-            layer.register_forward_post_hook(self._need_gradient)
-            for layer in _outermost(network, set(frozen), set(opened))
-        ]
+        self._cure = [layer.register_forward_post_hook(self._need_gradient) for layer in outermost]
         self._watch = [
             layer.register_forward_pre_hook(self._look)
             for layer in everywhere
             if any(id(tensor) in opened for tensor in layer.parameters(include_sublayers=False))
+        ]
+        self._bare = [
+            f"{type(layer).__name__}.{name}"
+            for layer in everywhere
+            if any(id(tensor) in opened for tensor in layer.parameters()) and list(layer.children())
+            for name, tensor in layer.named_parameters(include_sublayers=False)
+            if id(tensor) in frozen
         ]
         self._root = network.register_forward_post_hook(self._decide)
 
@@ -68,6 +75,13 @@ class Bridge:
         if not self._seen:
             for handle in self._cure:
                 handle.remove()
+        elif self._bare:
+            warnings.warn(
+                f"open layers are recomputed, and {self._bare[0]}, which no layer inside owns, is "
+                "frozen: a block that is fed by it alone gets no gradient. "
+                "Call recompute(..., use_reentrant=False)",
+                stacklevel=2,
+            )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Bridge:
         """A copy of a network shares its hooks: they act on the layer that they are called for."""

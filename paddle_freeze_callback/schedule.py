@@ -254,6 +254,14 @@ class FreezeSchedule:
                 f"epochs={epochs!r} alone does not say how long the run is; "
                 "give steps_per_epoch= or total_steps=, too"
             )
+        if run.total_steps is not None and step >= run.total_steps:
+            raise ValueError(f"step={step}: the run of {run.total_steps} steps is over then")
+        if self._resume_at is not None:
+            raise ValueError(
+                f"resume_at={self._resume_at!r} is for paddle.Model.fit; give attach() step="
+            )
+        if say is not None and not callable(say):
+            raise TypeError(f"say={say!r} must be a function that takes a line")
         log = say or logging.getLogger("paddle_freeze_callback").info
         return self._begin(network, optimizer, run, step, log)
 
@@ -266,7 +274,9 @@ class FreezeSchedule:
         say: Callable[[str], object],
         record: Record | None = None,
     ) -> Freezing:
-        self.restore()
+        self._clear_logs()
+        if self._freezing is not None:
+            self._freezing.give_up()
         try:
             self._freezing = Freezing(
                 network,

@@ -176,12 +176,23 @@ def _selected(
         return {
             id(weight.tensor)
             for weight in among
-            if any(bool(selector(name)) for name in weight.names)
+            if any(_answer(selector, name) for name in weight.names)
         }
+    shown = repr(selector) if isinstance(selector, (int, float, type(None))) else type(selector)
     raise TypeError(
-        f"{selector!r} is no selector: give a dotted name, 're:...', a paddle.nn.Layer, "
+        f"{shown} is no selector: give a dotted name, 're:...', a paddle.nn.Layer, "
         "a callable on the parameter's name, or a list of these"
     )
+
+
+def _answer(selector: Callable[[str], bool], name: str) -> bool:
+    try:
+        return bool(selector(name))
+    except Exception as error:
+        raise ValueError(
+            f"the selector {describe(selector)} failed on {name!r}: {error!r}; "
+            "it must take a parameter's name and return whether it is meant"
+        ) from error
 
 
 def _nothing(among: Sequence[Weight], selector: Selector) -> str:

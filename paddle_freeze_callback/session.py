@@ -84,15 +84,17 @@ def plan(network: nn.Layer, stages: Stages, strategy: Strategy) -> Plan:
     return Plan(parts, strategy, schedulable, frozenset(openable))
 
 
-# Which run holds a network. Both ends are weak: whoever drives the run owns it.
+# Which run holds a layer: two networks may share some. Both ends are weak: whoever drives the
+# run owns it.
 _holders: weakref.WeakKeyDictionary[nn.Layer, weakref.ref[Freezing]] = weakref.WeakKeyDictionary()
 
 
 def release(network: nn.Layer) -> None:
-    """End the run that holds the network, if any: it was left by an exception, or is a rival."""
-    holder = _holders.pop(network, lambda: None)()
-    if holder is not None:
-        holder.give_up()
+    """End the runs that hold any layer of it: they were left by an exception, or are rivals."""
+    for layer in network.sublayers(include_self=True):
+        holder = _holders.pop(layer, lambda: None)()
+        if holder is not None:
+            holder.give_up()
 
 
 def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
@@ -134,6 +136,7 @@ class Freezing:
         say: Callable[[str], object] = print,
         record: Record | None = None,
     ) -> None:
+        weights(network)  # is it a network at all?
         release(network)
         self._plan = plan(network, stages, strategy)
         self._run = run
@@ -156,7 +159,8 @@ class Freezing:
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
-        _holders[network] = weakref.ref(self)
+        for layer in network.sublayers(include_self=True):
+            _holders[layer] = weakref.ref(self)
         # If training fails and the run is thrown away, the network is still put back.
         weakref.finalize(self, self._freezer.restore).atexit = False
         self._open: tuple[str, ...] = ()
@@ -164,13 +168,15 @@ class Freezing:
         self._sums: dict[str, str] = {}
         try:
             before = self._open_at(step - 1) if step else ()
-            if optimizer is not None:
-                trained = [w for name in before for w in self._freezer.members(name)]
-                optimizers.settle(optimizer, trained)
+            trained = [w for name in before for w in self._freezer.members(name)]
+            optimizers.settle(optimizer, trained)
             if record is not None:
                 self._compare(record, before)
             parallel.prepare(network, will_open)
             self._converge()
+            left = [s.name for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
+            if left:
+                say(f"found frozen and left so, as nothing asks for it by name: {listing(left)}")
         except BaseException:
             self._freezer.restore()
             raise
@@ -225,7 +231,7 @@ class Freezing:
             return
         now = self._freezer.checksums()
         for name, before in self._sums.items():
-            if now.get(name, before) != before:
+            if now[name] != before:
                 raise RuntimeError(
                     f"{name} moved although it is frozen, between steps "
                     f"{self.history[-1].step} and {self._step}; something else than the "
@@ -327,8 +333,7 @@ class Freezing:
         will_open: list[Weight] = [
             w for w in weights(network) if w.name in wanted & self._plan.openable
         ]
-        if optimizer is not None:
-            optimizers.check(optimizer, will_open)
+        optimizers.check(optimizer, will_open)
         return will_open
 
     def _converge(self) -> None:
@@ -357,7 +362,7 @@ class Freezing:
             tuple(name for name in closed if name not in wanted),
             *self._freezer.count(),
         )
-        if self._free and self._optimizer is not None:
+        if self._free:
             self._exchange_state(transition)
         self._open = wanted
         self.history.append(transition)

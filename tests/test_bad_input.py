@@ -207,8 +207,8 @@ ROWS = {
     # ---- the run
     "epochs alone": (lambda: attached(epochs=2), "epochs=2 alone does not say how long"),
     "no epochs": (lambda: Run.of(epochs=0, steps_per_epoch=4), "epochs=0 must be a positive"),
-    "negative total": (lambda: Run.of(total_steps=-3), "total_steps=-3 must be a positive number"),
-    "part of a total": (lambda: Run.of(total_steps=2.5), "total_steps=2.5 must be a positive"),
+    "negative total": (lambda: Run.of(total_steps=-3), "total_steps=-3 must be a positive whole"),
+    "part of a total": (lambda: Run.of(total_steps=2.5), "total_steps=2.5 must be a posit"),
     "nothing said": (lambda: Run.of(), "how long is the run? give two of"),
     "negative step": (lambda: attached(total_steps=9, step=-1), "step=-1 must be the number of"),
     "epochs of unknown length": (
@@ -247,6 +247,29 @@ ROWS = {
     "no optimizer at all": (
         lambda: attached(optimizer=SimpleNamespace(step=None)),
         "SimpleNamespace is no paddle optimizer",
+    ),
+    "list of networks": (
+        lambda: FreezeSchedule().attach([TwoLayers()], None, total_steps=4),
+        "a network is a paddle.nn.Layer, not list",
+    ),
+    "None as the optimizer": (
+        lambda: FreezeSchedule().attach(conv_net(), None, total_steps=4),
+        "NoneType is no paddle optimizer",
+    ),
+    "say is text": (lambda: attached(total_steps=4, say="x"), "say='x' must be a function"),
+    "callable of two names": (
+        lambda: chosen(lambda name, other: True),
+        "the selector <lambda> failed on 'fc1.weight': TypeError",
+    ),
+    "tensor as a selector": (lambda: chosen(paddle.ones([2])), "is no selector: give a dotted"),
+    "step after the end": (lambda: attached(total_steps=4, step=9), "the run of 4 steps is over"),
+    "resume_at in a loop by hand": (
+        lambda: attached(FreezeSchedule(resume_at=3)),
+        "resume_at=3 is for paddle.Model.fit; give attach() step=",
+    ),
+    "no whole step": (
+        lambda: attached(epochs=0.1, steps_per_epoch=3),
+        "epochs=0.1 of 3 steps are no whole step",
     ),
     # ---- flags
     "flag of another strategy": (

@@ -126,6 +126,63 @@ def test_recompute_of_a_block_behind_a_frozen_branch_keeps_its_gradient():
     np.testing.assert_allclose(found[1], found[3], rtol=1e-6)
 
 
+class Residual(Blocks):
+    """As transformers do it: the sum is inside the recomputed function; or all in one function."""
+
+    def forward(self, ids):
+        run = recompute if self.mode else (lambda function, x: function(x))
+        x = self.embed(ids)
+        if self.whole:
+            return run(self.rest, x)
+        for layer in self.layers:
+            x = run(lambda x, layer=layer: x + layer(x), x)
+        return self.head(x.mean(1))
+
+    def rest(self, x):
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("steps", range(6))
+def test_recompute_of_a_function_around_a_layer_keeps_every_gradient(steps, whole):
+    results = []
+    for network in (Residual(), Residual("reentrant")):
+        network.whole = whole
+        optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+        schedule = FreezeSchedule(every="1 step")
+        with schedule.attach(network, optimizer, total_steps=9, step=steps):
+            results.append([gradients(network), gradients(network)])
+            assert set(results[-1][1]) == set(open_names(network))
+    for plain, recomputed in zip(*results):
+        assert set(plain) == set(recomputed)
+        for name in plain:
+            np.testing.assert_allclose(plain[name], recomputed[name], rtol=1e-6, atol=1e-8)
+
+
+def test_recompute_above_bare_frozen_parameters_is_warned_of():
+    class Bare(Blocks):
+        def __init__(self, mode):
+            super().__init__(mode)
+            self.table = self.create_parameter([10, 4])
+            self.embed = None
+
+        def forward(self, ids):
+            x = nn.functional.embedding(ids, self.table)
+            for layer in self.layers:
+                x = recompute(layer, x)
+            return self.head(x.mean(1))
+
+    network = Bare("reentrant")
+    optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+    plan = {0: ["head", "layers"], "5 steps": "*"}
+    with FreezeSchedule(unfreeze_at=plan).attach(network, optimizer, total_steps=9):
+        network.train()
+        with pytest.warns(UserWarning, match=r"Bare\.table.*use_reentrant=False"):
+            network(paddle.to_tensor([[1, 2]]))
+
+
 def test_without_recompute_nothing_more_is_differentiated_after_the_first_step():
     network = Blocks()
     optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
@@ -420,6 +477,44 @@ def test_to_static_follows_every_transition(full_graph):
     before = values(network)
     one_step(network, optimizer)
     assert len(moved(before, values(network))) == 6
+
+
+@pytest.mark.parametrize("how", ["function", "method", "wrapper"])
+def test_to_static_of_the_full_graph_from_outside_follows_too(how):
+    class Encoder(ThreeLayers):
+        @paddle.jit.to_static(full_graph=True)
+        def encode(self, x):
+            return self.head(nn.functional.tanh(self.layer2(nn.functional.tanh(self.layer1(x)))))
+
+    class Wrapper(nn.Layer):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x)
+
+    network = Encoder()
+    if how == "function":
+
+        def function(x):
+            return network(x)
+
+        call = paddle.jit.to_static(function, full_graph=True)
+    else:
+        call = network.encode
+    if how == "wrapper":
+        call = paddle.jit.to_static(Wrapper(network), full_graph=True)
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with FreezeSchedule(every="2 steps").attach(network, optimizer, total_steps=6) as freezing:
+        for step in range(6):
+            before = values(network)
+            call(paddle.ones([2, 4])).square().sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            changed = {name.split(".")[0] for name in moved(before, values(network))}
+            assert changed == set(["head", "layer2", "layer1"][: 1 + step // 2])
+            freezing.step()
 
 
 # ------------------------------------------------------------ LoRA, prefix tuning

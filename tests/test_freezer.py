@@ -495,6 +495,61 @@ def test_verify_names_the_first_tensor_that_moved():
     assert trainable_ratio(network) == 1.0
 
 
+def test_verify_sees_what_moved_because_somebody_else_opened_it():
+    network = conv_net()
+    freezing = attach(network, FreezeSchedule(strategy="head_only", verify=True))
+    for tensor in network.parameters():
+        tensor.stop_gradient = False
+    train_once(network)
+    with pytest.raises(RuntimeError, match="moved although it is frozen"):
+        freezing.verify()
+
+
+class OnBackbone(nn.Layer):
+    def __init__(self, backbone: nn.Layer) -> None:
+        super().__init__()
+        self.backbone, self.fc = backbone, nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.backbone(x))
+
+
+def test_networks_that_share_layers_cannot_be_scheduled_at_once_nor_left_frozen():
+    backbone = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    one, other = OnBackbone(backbone), OnBackbone(backbone)
+    left_over = attach(one, FreezeSchedule(every="2 steps"))
+    with attach(other, FreezeSchedule(every="2 steps")) as freezing:
+        assert freezing.history[0].frozen == ("backbone.2", "backbone.0")
+        for _ in range(4):
+            freezing.step()
+        assert trainable_ratio(other) == 1.0
+        with pytest.raises(RuntimeError, match="another FreezeSchedule took over"):
+            left_over.step()
+    assert trainable_ratio(one) == trainable_ratio(other) == 1.0
+
+
+def test_a_schedule_given_to_a_second_network_gives_up_the_first_and_says_so():
+    schedule = FreezeSchedule(every="2 steps")
+    one, other = conv_net(), conv_net()
+    first = attach(one, schedule)
+    attach(other, schedule)
+    assert trainable_ratio(one) == 1.0
+    with pytest.raises(RuntimeError, match="another FreezeSchedule took over"):
+        first.step()
+
+
+def test_a_stage_found_frozen_is_named_in_a_line():
+    network = conv_net()
+    lines: list[str] = []
+    with attach(network, FreezeSchedule(strategy="head_only", restore=False)):
+        pass
+    with attach(network, FreezeSchedule(), say=lines.append):
+        pass
+    assert lines[1] == (
+        "found frozen and left so, as nothing asks for it by name: block3, block2, block1"
+    )
+
+
 def test_verify_watches_running_statistics_too():
     network = conv_net()
     freezing = attach(network, FreezeSchedule(verify=True))

@@ -125,6 +125,17 @@ def test_the_state_of_a_network_with_other_names_is_refused(tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
+def test_state_of_other_names_is_refused_at_the_first_step_too():
+    first, second = conv_net(), conv_net()
+    optimizer = paddle.optimizer.Adam(0.1, parameters=first.parameters())
+    first(paddle.ones([2, 1, 6, 6])).sum().backward()
+    optimizer.step()
+    other = paddle.optimizer.Adam(0.1, parameters=second.parameters())
+    other.set_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="but nothing of this network"):
+        FreezeSchedule().attach(second, other, total_steps=4)
+
+
 # ------------------------------------------------------------ decisions that no clock makes
 
 
