@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+
 import paddle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import model_for
-from trainers import Tokens, Trainer, trainer_for
+from trainers import LIBRARY, SIZES, Tokens, Trainer, trainer_for
 
-from paddle_freeze_callback import Explicit, FreezeSchedule, Gradual, HeadOnly, HeadThenAll
+from paddle_freeze_callback import (
+    Explicit,
+    FreezeSchedule,
+    Gradual,
+    HeadOnly,
+    HeadThenAll,
+    partition,
+)
 
 
 class Small(paddle.nn.Layer):
@@ -94,3 +103,18 @@ def test_all_loops_make_the_same_transitions(tmp_path, strategy, epochs):
         histories.append([change for change in schedule.history if change.step < 6 * epochs])
     assert histories[0] == histories[1] == histories[2]
     assert histories[0]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_automatic_stages_of_qwen2(tied):
+    """PaddleNLP 3 has it; 2.8.1 does not, and PaddleFormers' wants a package for GPUs."""
+    try:
+        qwen2 = importlib.import_module(f"{LIBRARY}.transformers.qwen2")
+        config, model = qwen2.Qwen2Config, qwen2.Qwen2ForCausalLM
+    except ImportError as missing:
+        pytest.skip(f"no Qwen2 here: {missing}")
+    parts = partition(model(config(**SIZES, num_key_value_heads=2, tie_word_embeddings=tied)))
+    blocks = ["layers.2", "layers.1", "layers.0"]
+    assert [s.name for s in parts] == ["head", *blocks, *([] if tied else ["embeddings"])]
+    head = "qwen2.embed_tokens.weight" if tied else "lm_head.weight"
+    assert parts[0].parameters == (head,)
