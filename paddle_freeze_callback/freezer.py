@@ -124,8 +124,9 @@ class Freezer:
         self._others = _governed(network, every, statistics=False)
         self._held: dict[tuple[str, int], _EvalForward | _GlobalStatistics] = {}
         self._bridge: Bridge | None = None
-        # A traced function may call the network from anywhere, so all there are are found.
-        self._traced = [one for one in gc.get_objects() if isinstance(one, StaticFunction)]
+        # A traced function may call the network from anywhere, so all there are are found. By
+        # type: isinstance() asks the object, and a dead weak proxy raises.
+        self._traced = [one for one in gc.get_objects() if issubclass(type(one), StaticFunction)]
         self._applied: frozenset[str] | None = None
         self.holds = True
 

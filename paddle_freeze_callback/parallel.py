@@ -69,7 +69,8 @@ def _wrappers(network: nn.Layer) -> list[paddle.DataParallel]:
     return [
         found
         for found in gc.get_objects()
-        if isinstance(found, paddle.DataParallel) and found._layers is network
+        # by type: isinstance() asks the object, and a dead weak proxy raises
+        if issubclass(type(found), paddle.DataParallel) and found._layers is network
     ]
 
 

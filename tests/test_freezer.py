@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import re
+import weakref
 
 import numpy as np
 import paddle
@@ -526,6 +527,19 @@ def test_networks_that_share_layers_cannot_be_scheduled_at_once_nor_left_frozen(
         with pytest.raises(RuntimeError, match="another FreezeSchedule took over"):
             left_over.step()
     assert trainable_ratio(one) == trainable_ratio(other) == 1.0
+
+
+def test_dead_weak_proxies_in_the_process_do_not_disturb():
+    class Thing:
+        pass
+
+    thing = Thing()
+    proxies = [weakref.proxy(thing) for _ in range(3)]
+    del thing
+    gc.collect()
+    with attach(conv_net(), FreezeSchedule()) as freezing:
+        assert freezing.open_stages == ("head",)
+    assert len(proxies) == 3
 
 
 def test_a_schedule_given_to_a_second_network_gives_up_the_first_and_says_so():
