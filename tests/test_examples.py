@@ -70,7 +70,7 @@ def test_resnet_flowers_reads_a_folder_of_images(tmp_path):
             Image.fromarray(pixels).save(folder / f"{index}.png")
     module = example("resnet_flowers")
     options = ["--network", "resnet18", "--images", str(tmp_path), "--epochs", "1", "--size", "32"]
-    with pytest.warns(UserWarning, match="never opens"):
+    with pytest.warns(UserWarning, match="never open"):
         module.main(options)
 
 
