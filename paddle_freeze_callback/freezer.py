@@ -24,7 +24,7 @@ from paddle.jit.dy2static.program_translator import StaticFunction
 from .recompute import Bridge
 from .selectors import EVERYTHING, Selector, select
 from .stages import Stage, automatic_stages
-from .weights import Weight, moving_state, running_statistics, weights
+from .weights import Weight, count, moving_state, running_statistics, weights
 
 FROZEN_MODES = ("eval", "train")
 
@@ -183,7 +183,7 @@ class Freezer:
 
     def count(self) -> tuple[int, int]:
         """Trainable elements and all elements, now."""
-        return sum(w.numel for w in self._every if w.trains), sum(w.numel for w in self._every)
+        return count(self._every)
 
     def checksums(self) -> dict[str, str]:
         """A checksum of each weight that should be frozen now, and of each statistic held.

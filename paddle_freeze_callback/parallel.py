@@ -30,11 +30,6 @@ def world_size() -> int:
     return int(paddle.distributed.get_world_size())
 
 
-def is_main() -> bool:
-    """Whether this process is the one that speaks for all."""
-    return int(paddle.distributed.get_rank()) == 0
-
-
 def prepare(network: nn.Layer, will_open: Sequence[Weight]) -> None:
     """Make the wrappers around a network average everything that will ever open.
 

@@ -254,7 +254,7 @@ class FreezeSchedule:
                 f"epochs={epochs!r} alone does not say how long the run is; "
                 "give steps_per_epoch= or total_steps=, too"
             )
-        if run.total_steps is not None and step >= run.total_steps:
+        if step >= run.total_steps:
             raise ValueError(f"step={step}: the run of {run.total_steps} steps is over then")
         if self._resume_at is not None:
             raise ValueError(

@@ -67,8 +67,8 @@ def plan(network: nn.Layer, stages: Stages, strategy: Strategy) -> Plan:
     if isinstance(stages, (list, tuple)):
         selectors = [*selectors, *stages]
     every = weights(network)
-    openable = {weight.name for weight in every if weight.trains}
     trainable = [weight for weight in every if weight.trains]
+    openable = {weight.name for weight in trainable}
     for selector in selectors:
         try:
             chosen = select(every, selector)
