@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import FreezeArguments
 from .freezer import freeze, unfreeze
+from .moments import Progress
+from .rates import SlantedTriangular
 from .report import Transition
 from .schedule import FreezeSchedule
 from .stages import Stage, partition
-from .strategies import Explicit, Gradual, HeadOnly, HeadThenAll
+from .strategies import (
+    ByGradient,
+    ChainThaw,
+    Cyclic,
+    Explicit,
+    FreezeDown,
+    Gradual,
+    HeadOnly,
+    HeadThenAll,
+    OnPlateau,
+    RandomStages,
+    Strategy,
+)
 from .version import VERSION
 from .weights import trainable_ratio
 
@@ -24,13 +38,22 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
+    "ByGradient",
+    "ChainThaw",
+    "Cyclic",
     "Explicit",
     "FreezeArguments",
+    "FreezeDown",
     "FreezeSchedule",
     "Gradual",
     "HeadOnly",
     "HeadThenAll",
+    "OnPlateau",
+    "Progress",
+    "RandomStages",
+    "SlantedTriangular",
     "Stage",
+    "Strategy",
     "Transition",
     "__version__",
     "freeze",

@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, List, Optional
 
@@ -40,11 +40,19 @@ class FreezeArguments:
     )
     freeze_every: Optional[str] = field(
         default=None,
-        metadata={"help": "gradual: time between two openings, such as '1 epoch', '200 steps'."},
+        metadata={
+            "help": "gradual: time between two openings, such as '1 epoch', '200 steps'; "
+            "chain_thaw: the length of a phase; random_stages, cyclic: how long the same stages "
+            "stay open; by_gradient: time between two measurements."
+        },
     )
     freeze_start: Optional[str] = field(
         default=None,
-        metadata={"help": "gradual: when the first stage below the head opens."},
+        metadata={"help": "gradual: when the second stage opens."},
+    )
+    freeze_direction: Optional[str] = field(
+        default=None,
+        metadata={"help": "gradual: 'top_down' (the default) or 'bottom_up'."},
     )
     freeze_at: Optional[str] = field(
         default=None,
@@ -53,6 +61,78 @@ class FreezeArguments:
     freeze_unfreeze_at: Optional[List[str]] = field(
         default=None,
         metadata={"help": "explicit: pairs of when=what, such as 0=fc 1=layer4 '50%%=*'."},
+    )
+    freeze_until: Optional[str] = field(
+        default=None,
+        metadata={"help": "freeze_down: when the last stage below the head freezes."},
+    )
+    freeze_power: Optional[float] = field(
+        default=None,
+        metadata={"help": "freeze_down: 1 spaces the moments evenly, 3 cubically."},
+    )
+    freeze_k: Optional[int] = field(
+        default=None,
+        metadata={"help": "random_stages, cyclic: how many stages are open at a time."},
+    )
+    freeze_always: Optional[List[str]] = field(
+        default=None,
+        metadata={"help": "random_stages: stages open all the time; default head embeddings."},
+    )
+    freeze_seed: Optional[int] = field(
+        default=None,
+        metadata={"help": "random_stages: another seed, another sequence of draws."},
+    )
+    freeze_order: Optional[str] = field(
+        default=None,
+        metadata={"help": "cyclic: 'descending' (from the head, the default) or 'ascending'."},
+    )
+    freeze_metric: Optional[str] = field(
+        default=None,
+        metadata={"help": "on_plateau: the metric's name in the logs, such as eval_accuracy."},
+    )
+    freeze_patience: Optional[int] = field(
+        default=None,
+        metadata={"help": "on_plateau: evaluations without improvement until the next opens."},
+    )
+    freeze_min_delta: Optional[float] = field(
+        default=None,
+        metadata={"help": "on_plateau: an improvement is a change by more than this."},
+    )
+    freeze_mode: Optional[str] = field(
+        default=None,
+        metadata={"help": "on_plateau: 'max' or 'min'; default by the metric's name."},
+    )
+    freeze_max_wait: Optional[str] = field(
+        default=None,
+        metadata={"help": "on_plateau: the longest time until the next stage opens."},
+    )
+    freeze_restore_best: bool = field(
+        default=False,
+        metadata={"help": "on_plateau: load the best weights before the next stage opens."},
+    )
+    freeze_threshold: Optional[float] = field(
+        default=None,
+        metadata={"help": "by_gradient: stages below this share of the largest value freeze."},
+    )
+    freeze_lr_decay: Optional[float] = field(
+        default=None,
+        metadata={"help": "Each stage trains at the rate of the one above divided by this."},
+    )
+    freeze_lr: Optional[List[str]] = field(
+        default=None,
+        metadata={"help": "Learning-rate multipliers, such as head=1 '*=0.1'."},
+    )
+    freeze_warmup: Optional[str] = field(
+        default=None,
+        metadata={"help": "How long a newly opened stage ramps up, such as '100 steps'."},
+    )
+    freeze_warmup_shape: Optional[str] = field(
+        default=None,
+        metadata={"help": "'linear' (the default) or 'cosine'."},
+    )
+    freeze_hold: Optional[str] = field(
+        default=None,
+        metadata={"help": "How long open stages ramp up again when another opens."},
     )
     freeze_frozen_norm: Optional[str] = field(
         default=None,
@@ -75,7 +155,10 @@ class FreezeArguments:
     )
     freeze_free_optimizer_state: bool = field(
         default=False,
-        metadata={"help": "Drop the optimizer's moments of a stage that is frozen again."},
+        metadata={
+            "help": "Drop the optimizer's moments of a stage that is frozen again; "
+            "random_stages and cyclic do so anyway."
+        },
     )
 
 
@@ -181,7 +264,7 @@ def _yaml(where: str, text: str) -> Any:
         raise ValueError(f"{where} is not plain YAML: {error}") from None
 
 
-def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
+def _read(options: dict[str, Any], where: Callable[[str], str]) -> dict[str, Any]:
     """Turn flat options as written into arguments of the constructor."""
     read: dict[str, Any] = {}
     for key, value in options.items():
@@ -189,7 +272,7 @@ def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
             read[key] = _READERS.get(key, lambda given: given)(value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{where(key)}: {error}") from None
-    name = read.get("strategy")
+    name = read.pop("strategy", None)
     if name is not None and not (isinstance(name, str) and name in STRATEGIES):
         near = difflib.get_close_matches(str(name), STRATEGIES, n=1)
         raise ValueError(
@@ -197,38 +280,57 @@ def _read(options: dict[str, Any], where: Any) -> dict[str, Any]:
             + (f"did you mean {near[0]!r}? " if near else "")
             + f"known: {', '.join(STRATEGIES)}"
         )
-    kind = strategy_for(name, read)
-    own = {option: read.pop(option) for option in options_of(kind) if option in read}
-    foreign = {o: k for k in STRATEGIES.values() for o in options_of(k)}
-    for option in read:
-        if option in foreign:
+    own = {option: value for option, value in read.items() if owners(option)}
+    rest = {option: value for option, value in read.items() if option not in own}
+    if not own and name is None:
+        return rest
+    return {**rest, "strategy": _made(_kind(name, own, where), own, where)}
+
+
+def owners(option: str) -> list[str]:
+    """The names of the strategies that have an option of this name."""
+    return [name for name, kind in STRATEGIES.items() if option in options_of(kind)]
+
+
+def _kind(
+    name: Optional[str], own: Mapping[str, Any], where: Callable[[str], str]
+) -> "type[Strategy]":
+    """The strategy that is named, or that alone has these options; the plain one if it has."""
+    fitting = [kind for kind in STRATEGIES.values() if set(own) <= set(options_of(kind))]
+    if name is None and Gradual in fitting:
+        return Gradual
+    if name is None and len(fitting) > 1:
+        names = ", ".join(kind.name for kind in fitting)
+        raise ValueError(
+            f"{where(next(iter(own)))}: belongs to several strategies; "
+            f"say which with {where('strategy')}: {names}"
+        )
+    if name is None and fitting:
+        return fitting[0]
+    kind = STRATEGIES[name or owners(list(own)[-1])[0]]
+    for option in own:
+        if option not in options_of(kind):
+            others = owners(option)
             raise ValueError(
-                f"{where(option)}: belongs to the strategy {foreign[option].name!r}, "
-                f"not to {kind.name!r}"
+                f"{where(option)}: belongs to the "
+                + ("strategy " if len(others) == 1 else "strategies ")
+                + f"{', '.join(map(repr, others))}, not to {kind.name!r}"
             )
-    read.pop("strategy", None)
-    if own or name is not None:
-        needed = [each.name for each in fields(kind) if each.default is MISSING]  # type: ignore[arg-type]
-        lacking = [option for option in needed if option not in own]
-        if lacking:
-            raise ValueError(f"{where('strategy')}: {name} needs {', '.join(map(where, lacking))}")
-        try:
-            read["strategy"] = kind(**own)
-        except (TypeError, ValueError) as error:
-            key = next((option for option in own if str(error).startswith(option)), "strategy")
-            text = str(error)[len(key) + 2 :] if str(error).startswith(f"{key}: ") else str(error)
-            raise type(error)(f"{where(key)}: {text}") from None
-    return read
+    return kind
 
 
-def strategy_for(name: Optional[str], given: Mapping[str, Any]) -> "type[Strategy]":
-    """The strategy that is named, or that the options given belong to."""
-    if name is not None:
-        return STRATEGIES[name]
-    for kind in STRATEGIES.values():
-        if kind is not Gradual and any(option in given for option in options_of(kind)):
-            return kind
-    return Gradual
+def _made(kind: "type[Strategy]", own: Mapping[str, Any], where: Callable[[str], str]) -> Strategy:
+    """The strategy; an error names the option as its source calls it."""
+    needed = [each.name for each in fields(kind) if each.default is MISSING]  # type: ignore[arg-type]
+    lacking = [option for option in needed if option not in own]
+    if lacking:
+        raise ValueError(f"{where('strategy')}: {kind.name} needs {', '.join(map(where, lacking))}")
+    try:
+        return kind(**own)
+    except (TypeError, ValueError) as error:
+        key = next((option for option in own if str(error).startswith(option)), "strategy")
+        text = str(error)[len(key) + 2 :] if str(error).startswith(f"{key}: ") else str(error)
+        raise type(error)(f"{where(key)}: {text}") from None
 
 
 def _stages(value: Any) -> Any:
@@ -242,23 +344,40 @@ def _stages(value: Any) -> Any:
 
 
 def _unfreeze_at(value: Any) -> Any:
-    """A mapping, or pairs ``when=what``; a JSON mapping comes through argparse as one string."""
+    """A mapping, or pairs ``when=what``."""
+    return _pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
+
+
+def _lr(value: Any) -> Any:
+    """A mapping, or pairs ``stage=multiplier``; a stage's name may hold no equals sign."""
+    pairs = _pairs(value, "stage=multiplier", "head=1 or '*=0.1'", "the stage")
+    numbers = {}
+    for stage, multiplier in pairs.items():
+        try:
+            numbers[stage] = float(multiplier) if isinstance(multiplier, str) else multiplier
+        except ValueError:
+            raise ValueError(f"the multiplier {multiplier!r} of {stage!r} is no number") from None
+    return numbers
+
+
+def _pairs(value: Any, form: str, example: str, key: str) -> "dict[Any, Any]":
+    """A mapping, or a list of pairs; a JSON mapping comes through argparse as one string."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, Sequence):
-        raise TypeError(f"{value!r} is no mapping and no list of when=what")
+        raise TypeError(f"{value!r} is no mapping and no list of {form}")
     if len(value) == 1 and isinstance(value[0], str) and value[0].lstrip().startswith("{"):
-        return _unfreeze_at(_yaml("the mapping", value[0]))
-    pairs = {}
+        return _pairs(_yaml("the mapping", value[0]), form, example, key)
+    pairs: dict[Any, Any] = {}
     for pair in value:
-        when, equals, what = str(pair).partition("=")
-        if not equals or not when.strip() or not what.strip():
-            raise ValueError(f"{pair!r} is no pair when=what, such as 1=layer4 or '50%=*'")
-        if when.strip() in pairs:
-            raise ValueError(f"the moment {when.strip()!r} is there twice")
-        pairs[when.strip()] = what.strip()
+        left, equals, right = str(pair).partition("=")
+        if not equals or not left.strip() or not right.strip():
+            raise ValueError(f"{pair!r} is no pair {form}, such as {example}")
+        if left.strip() in pairs:
+            raise ValueError(f"{key} {left.strip()!r} is there twice")
+        pairs[left.strip()] = right.strip()
     return pairs
 
 
@@ -271,6 +390,8 @@ def _boolean(value: Any) -> bool:
 _READERS = {
     "stages": _stages,
     "unfreeze_at": _unfreeze_at,
+    "lr": _lr,
+    "restore_best": _boolean,
     "verify": _boolean,
     "restore": _boolean,
     "free_optimizer_state": _boolean,

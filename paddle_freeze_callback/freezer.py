@@ -172,6 +172,19 @@ class Freezer:
         """The weights of a stage that may be opened."""
         return [weight for weight in self._members[stage] if weight.name in self._openable]
 
+    def frozen(self) -> frozenset[str]:
+        """The names of the weights that should be frozen now.
+
+        This follows from the stages that were opened last, not from the flags: somebody else may
+        have changed those.
+        """
+        return frozenset(
+            weight.name
+            for name, members in self._members.items()
+            for weight in members
+            if name not in (self._applied or ()) or weight.name not in self._openable
+        )
+
     def _hold(self, kind: str, governed: Sequence[_Governed], frozen: set[int]) -> None:
         """Hold exactly those layers whose governing weights are all frozen."""
         for _, layer, governors in governed:
@@ -186,17 +199,9 @@ class Freezer:
         return count(self._every)
 
     def checksums(self) -> dict[str, str]:
-        """A checksum of each weight that should be frozen now, and of each statistic held.
-
-        What should be frozen follows from the stages that were opened last, not from the flags:
-        somebody else may have changed those.
-        """
-        sums = {
-            weight.name: _checksum(weight.tensor)
-            for name, members in self._members.items()
-            for weight in members
-            if name not in (self._applied or ()) or weight.name not in self._openable
-        }
+        """A checksum of each weight that should be frozen now, and of each statistic held."""
+        frozen = self.frozen()
+        sums = {w.name: _checksum(w.tensor) for w in self._every if w.name in frozen}
         for path, layer, _ in self._norms:
             if ("norm", id(layer)) in self._held:
                 for name, tensor in running_statistics(layer).items():

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Union
 
@@ -209,6 +209,24 @@ class Run:
             return self.epoch_starts[index] if index < len(self.epoch_starts) else None
         return math.ceil(self.steps(moment))
 
+    def passed(self, every: Moment, step: int) -> int:
+        """How many whole lengths of time have passed after so many optimizer steps.
+
+        The next one has passed at ``step_of`` of one more length.
+
+        Raises:
+            ValueError: if the run can never tell.
+
+        >>> Run.of(total_steps=100).passed(Moment.of("30 steps"), 60)
+        2
+        """
+        if every.unit != "steps" and self.steps_per_epoch is None and not self.total_steps:
+            assert self.epochs is not None
+            epochs = every.value * (self.epochs if every.unit == "share" else 1)
+            begun = sum(start <= step for start in self.epoch_starts)
+            return max(begun - 1, 0) // epochs
+        return int(step // self.steps(every))
+
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, in which training is after so many optimizer steps."""
         if self.steps_per_epoch:
@@ -259,16 +277,32 @@ class Progress:
         step: optimizer steps done.
         run: the length of the run.
         metrics: the last value of each metric that the loop evaluated.
-        decisions: what a strategy that decides from metrics decided so far, oldest first:
-            pairs of step and decision.
+        decisions: what a strategy that does not follow from time alone noted so far, oldest
+            first: pairs of step and note.
+        stages: the names of the stages that a strategy decides about, head first.
     """
 
     step: int
     run: Run
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     decisions: tuple[tuple[int, Any], ...] = ()
+    stages: tuple[str, ...] = ()
 
     @property
     def epoch(self) -> int:
         """The epoch, from 0."""
         return self.run.epoch_of(self.step)
+
+    @property
+    def share(self) -> float | None:
+        """Steps done / steps of the run; ``None`` if its end is not known.
+
+        >>> Progress(25, Run.of(total_steps=100)).share
+        0.25
+        """
+        return self.step / self.run.total_steps if self.run.total_steps else None
+
+    def back_to(self, step: int) -> Progress:
+        """The progress as it was after so many steps, with the decisions made until then."""
+        known = tuple(decision for decision in self.decisions if decision[0] <= step)
+        return replace(self, step=step, decisions=known)

@@ -30,6 +30,11 @@ def world_size() -> int:
     return int(paddle.distributed.get_world_size())
 
 
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return int(paddle.distributed.get_rank())
+
+
 def prepare(network: nn.Layer, will_open: Sequence[Weight]) -> None:
     """Make the wrappers around a network average everything that will ever open.
 

@@ -14,7 +14,21 @@ from pathlib import Path
 from typing import Any
 
 FILE = "freeze_schedule.json"
+BEST_FILE = "freeze_schedule_best.npz"
 _FORMAT = 1
+
+
+def file_at(place: str | os.PathLike[str], name: str) -> Path:
+    """Where a file of a schedule lies: in a checkpoint's folder, or beside it.
+
+    ``paddle.Model`` saves checkpoints as ``3.pdparams`` and ``3.pdopt``; the place is then
+    ``3``, and ours lie beside them.
+
+    >>> file_at("checkpoints/3", FILE).name
+    '3.freeze_schedule.json'
+    """
+    path = Path(place)
+    return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
 
 
 @dataclass(frozen=True)
@@ -33,9 +47,10 @@ class Record:
     open_stages: tuple[str, ...]
     decisions: tuple[tuple[int, Any], ...] = ()
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write it into a checkpoint's folder; a crash leaves either all of it or nothing."""
-        target = Path(folder) / FILE
+    def save(self, place: str | os.PathLike[str]) -> None:
+        """Write it to a checkpoint; a crash leaves either all of it or nothing."""
+        target = file_at(place, FILE)
+        target.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "format": _FORMAT,
             "step": self.step,
@@ -48,14 +63,14 @@ class Record:
         os.replace(partial, target)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Record:
-        """Read it from a checkpoint's folder.
+    def load(cls, place: str | os.PathLike[str]) -> Record:
+        """Read it from a checkpoint.
 
         Raises:
             FileNotFoundError: if the checkpoint has none.
             ValueError: if the file is damaged, foreign, or of a newer version.
         """
-        file = Path(folder) / FILE
+        file = file_at(place, FILE)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,9 @@ class Transition:
         frozen: names of the stages that froze.
         trainable: trainable elements from then on.
         total: all elements.
+        learning_rates: the effective learning rate of each open stage in the step that follows:
+            the optimizer's, times the multipliers; where the user's multipliers differ inside a
+            stage, with their mean over elements.
 
     >>> change = Transition(100, 1, ("layer4",), (), 250, 1000)
     >>> print(change)
@@ -31,6 +34,7 @@ class Transition:
     frozen: tuple[str, ...]
     trainable: int
     total: int
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -43,10 +47,14 @@ class Transition:
             for verb, names in (("opens", self.opened), ("freezes", self.frozen))
             if names
         ]
-        return (
+        line = (
             f"step {self.step}, epoch {self.epoch}: {'; '.join(changes) or 'no change'}; "
             f"{self.trainable:,} of {self.total:,} parameters train ({100 * self.ratio:.3g}%)"
         )
+        if len(set(self.learning_rates.values())) > 1:
+            rates = [f"{name} {rate:.3g}" for name, rate in self.learning_rates.items()]
+            line += f"; learning rates {listing(rates)}"
+        return line
 
 
 def listing(names: Sequence[str], most: int = 4) -> str:
@@ -60,10 +68,13 @@ def listing(names: Sequence[str], most: int = 4) -> str:
     return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} stages)"
 
 
-def numbers(transition: Transition, open_stages: int) -> dict[str, float]:
+def numbers(
+    transition: Transition, open_stages: int, learning_rates: Mapping[str, float]
+) -> dict[str, float]:
     """What goes into the loop's logs, as numbers that every reporter can plot."""
     return {
         "trainable_ratio": transition.ratio,
         "trainable_params": transition.trainable,
         "open_stages": open_stages,
+        **{f"lr/{name}": rate for name, rate in learning_rates.items()},
     }

@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from paddle import nn
 
 from . import arguments
+from .checks import boolean, one_of
 from .freezer import FROZEN_MODES
-from .hosts.hapi import HapiLoop
+from .hosts.hapi import HapiLoop, checkpoint_prefix, metrics_of
 from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
-from .moments import Moment, Run, When, named
+from .moments import Moment, Progress, Run, When, named
+from .rates import LearningRates
 from .record import FILE, Record
 from .report import Transition
 from .session import Freezing
 from .stages import Stage, Stages
-from .strategies import STRATEGIES, Explicit, Gradual, Strategy, options_of
+from .strategies import (
+    STRATEGIES,
+    Custom,
+    Explicit,
+    Gradual,
+    HeadThenAll,
+    RandomStages,
+    Strategy,
+    options_of,
+)
 
 
 class FreezeSchedule:
@@ -41,9 +53,11 @@ class FreezeSchedule:
     Args:
         stages: which parameters belong together, head first: ``"auto"``, a number of backbone
             stages, or a list of selectors; see :func:`paddle_freeze_callback.stages.partition`.
-        strategy: which stages are open when: a strategy object, or the name of one that needs
-            no arguments. By default the head trains first and the other stages open one by
-            one from the top, spread over the run.
+        strategy: which stages are open when: a strategy object, the name of one that needs
+            no arguments, or a function of your own that takes a
+            :class:`paddle_freeze_callback.moments.Progress` and gives the names of the open
+            stages. By default the head trains first and the other stages open one by one from
+            the top, spread over the run.
         every: time between two openings; short for ``strategy=Gradual(every, start)``.
         start: when the first stage below the head opens; short for the same.
         unfreeze_at: when -> what; short for ``strategy=Explicit(unfreeze_at)``.
@@ -56,10 +70,23 @@ class FreezeSchedule:
         restore: put ``stop_gradient`` back as it was found at the end of training. Everything
             else that was changed is put back in any case.
         free_optimizer_state: drop the optimizer's moments and master weights of a stage that
-            is frozen again, to save memory; it gets fresh ones when it opens.
+            is frozen again, to save memory; it gets fresh ones when it opens. By default what
+            the strategy's source does: ``RandomStages`` and ``Cyclic`` drop them.
+        lr_decay: discriminative fine-tuning: each stage below the head trains at the rate of
+            the one above it divided by this; ULMFiT's value is 2.6.
+        lr: learning-rate multipliers by stage or selector, such as ``{"head": 1, "*": 0.1}``;
+            they take the place of what ``lr_decay`` gives.
+        warmup: how long a stage that opens while training ramps up to its rate, such as
+            ``"100 steps"``.
+        warmup_shape: ``"linear"`` or ``"cosine"``, of ``warmup`` and ``hold``.
+        hold: how long stages that are open already ramp up again when another opens; by default
+            they don't.
         resume_at: only for ``paddle.Model.fit``, which cannot tell: how much of the run earlier
             calls of ``fit`` have done, as a moment such as ``2`` or ``"300 steps"``. A Trainer
             that resumes knows.
+        resume_from: the same, read from a checkpoint of ``fit``: the path given to
+            ``model.load``, such as ``"checkpoints/3"``; also for a hand-written loop after
+            :meth:`save`. Strategies that decide from metrics or gradients need it.
 
     Called with no argument at all, in a Trainer whose arguments have ``freeze_*`` flags (see
     :class:`FreezeTrainingArguments`), it takes its options from those.
@@ -78,7 +105,7 @@ class FreezeSchedule:
         self,
         *,
         stages: Stages = "auto",
-        strategy: Strategy | str | None = None,
+        strategy: Strategy | str | Callable[[Progress], Any] | None = None,
         every: When | None = None,
         start: When | None = None,
         unfreeze_at: Mapping[When, Any] | None = None,
@@ -86,8 +113,14 @@ class FreezeSchedule:
         frozen_dropout: str = "train",
         verify: bool = False,
         restore: bool = True,
-        free_optimizer_state: bool = False,
+        free_optimizer_state: bool | None = None,
+        lr_decay: float = 1.0,
+        lr: Mapping[Any, float] | None = None,
+        warmup: When | None = None,
+        warmup_shape: str = "linear",
+        hold: When | None = None,
         resume_at: When | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
         given = {
             "stages": (stages, "auto"),
@@ -99,8 +132,14 @@ class FreezeSchedule:
             "frozen_dropout": (frozen_dropout, "train"),
             "verify": (verify, False),
             "restore": (restore, True),
-            "free_optimizer_state": (free_optimizer_state, False),
+            "free_optimizer_state": (free_optimizer_state, None),
+            "lr_decay": (lr_decay, 1.0),
+            "lr": (lr, None),
+            "warmup": (warmup, None),
+            "warmup_shape": (warmup_shape, "linear"),
+            "hold": (hold, None),
             "resume_at": (resume_at, None),
+            "resume_from": (resume_from, None),
         }
         self._given = {
             name: value
@@ -108,14 +147,23 @@ class FreezeSchedule:
             if not (type(value) is type(default) and value == default)
         }
         _check_stages(stages)
-        _one_of("frozen_norm", frozen_norm, FROZEN_MODES)
-        _one_of("frozen_dropout", frozen_dropout, FROZEN_MODES)
-        _boolean("verify", verify)
-        _boolean("restore", restore)
-        _boolean("free_optimizer_state", free_optimizer_state)
+        one_of("frozen_norm", frozen_norm, FROZEN_MODES)
+        one_of("frozen_dropout", frozen_dropout, FROZEN_MODES)
+        boolean("verify", verify)
+        boolean("restore", restore)
+        if free_optimizer_state is not None:
+            boolean("free_optimizer_state", free_optimizer_state)
         if resume_at is not None:
             named("resume_at", Moment.of, resume_at)
+        if resume_from is not None and not isinstance(resume_from, (str, os.PathLike)):
+            raise TypeError(f"resume_from={resume_from!r} must be the path of a checkpoint")
+        if resume_at is not None and resume_from is not None:
+            raise ValueError(
+                "resume_at= and resume_from= contradict each other: the checkpoint knows how much "
+                "of the run is done; drop resume_at="
+            )
         self._resume_at = resume_at
+        self._resume_from = resume_from
         self._stages = stages
         self._strategy = _strategy(strategy, every, start, unfreeze_at)
         self._manners: dict[str, Any] = {
@@ -123,16 +171,73 @@ class FreezeSchedule:
             "frozen_dropout": frozen_dropout,
             "verify": verify,
             "restore": restore,
-            "free_optimizer_state": free_optimizer_state,
+            "free_optimizer_state": (
+                self._strategy.frees_state if free_optimizer_state is None else free_optimizer_state
+            ),
+            "learning_rates": LearningRates(lr_decay, lr, warmup, warmup_shape, hold),
         }
         self._freezing: Freezing | None = None
         self._loop: HapiLoop | TrainerLoop | None = None
         self._model: Any = None
         self._params: dict[str, Any] = {}
         self._logs: dict[str, Any] = {}
+        self._logged: tuple[str, ...] = ()
         self._source = ""
 
     # ------------------------------------------------------------ other ways to make one
+
+    @classmethod
+    def ulmfit(cls, **options: Any) -> FreezeSchedule:
+        """ULMFiT's fine-tuning: one more stage per epoch, each rate 1/2.6 of the one above.
+
+        Its third part, the slanted triangular rates, belongs into the optimizer: build it with
+        :class:`paddle_freeze_callback.SlantedTriangular`.
+
+        Source: Howard & Ruder 2018, sections 3.2 and 3.3.
+
+        Args:
+            options: further arguments of the constructor, or other values for these.
+
+        >>> FreezeSchedule.ulmfit()
+        FreezeSchedule(every='1 epoch', lr_decay=2.6)
+        """
+        return cls(**{"every": "1 epoch", "lr_decay": 2.6, **options})
+
+    @classmethod
+    def lp_ft(cls, at: When = "50%", **options: Any) -> FreezeSchedule:
+        """LP-FT: linear probing, then fine-tuning of everything.
+
+        Source: Kumar et al. 2022, which trains the head to convergence first and then, with a
+        lower rate for all, the whole network; for the lower rate give the optimizer a scheduler.
+
+        Args:
+            at: when everything opens.
+            options: further arguments of the constructor.
+
+        >>> FreezeSchedule.lp_ft(at="2 epochs")
+        FreezeSchedule(strategy=HeadThenAll(at='2 epochs'))
+        """
+        return cls(**{"strategy": HeadThenAll(at), **options})
+
+    @classmethod
+    def lisa(
+        cls, k: int = 2, every: When = "20 steps", seed: int = 0, **options: Any
+    ) -> FreezeSchedule:
+        """LISA: head and embeddings train throughout, and ``k`` random blocks at a time.
+
+        Source: Pan et al. 2024, which draws 2 blocks (its gamma) for models of 7 billion
+        parameters; 20 steps between draws is the default of its authors' LMFlow.
+
+        Args:
+            k: blocks open at a time.
+            every: how long they stay open.
+            seed: another seed, another sequence of draws.
+            options: further arguments of the constructor.
+
+        >>> FreezeSchedule.lisa(k=1).history
+        []
+        """
+        return cls(**{"strategy": RandomStages(k, every, seed=seed), **options})
 
     @classmethod
     def from_args(cls, args: Any) -> FreezeSchedule:
@@ -147,7 +252,7 @@ class FreezeSchedule:
 
         >>> from paddle_freeze_callback import FreezeArguments
         >>> FreezeSchedule.from_args(FreezeArguments(freeze_every="200 steps"))
-        FreezeSchedule(strategy=Gradual(every='200 steps', start=None))
+        FreezeSchedule(strategy=Gradual(every='200 steps'))
         """
         if not arguments.has_arguments(args):
             raise TypeError(
@@ -185,6 +290,32 @@ class FreezeSchedule:
         """The transitions of the last run; the first says what it began with."""
         return self._freezing.history if self._freezing else []
 
+    def as_explicit(self) -> Explicit:
+        """What happened in the last run, as a schedule that can be printed and replayed.
+
+        Raises:
+            RuntimeError: if there was no run yet.
+        """
+        if self._freezing is None:
+            raise RuntimeError("there is no run to tell of yet; train first")
+        return self._freezing.as_explicit()
+
+    def save(self, place: str | os.PathLike[str]) -> None:
+        """Write what ``resume_from`` reads.
+
+        A Trainer's checkpoints and those of ``fit(save_dir=...)`` have it already.
+
+        Args:
+            place: a folder, or the path that the checkpoint's files begin with. In distributed
+                training all ranks must call it.
+
+        Raises:
+            RuntimeError: if there was no run yet.
+        """
+        if self._freezing is None:
+            raise RuntimeError("there is no run to save yet; call it while training, or after")
+        self._freezing.save(place, repr(self))
+
     def restore(self) -> None:
         """Put the network back as it was found, at once.
 
@@ -197,10 +328,9 @@ class FreezeSchedule:
 
     def _clear_logs(self) -> None:
         """Take our numbers out of ``fit``'s logs: Paddle uses one dictionary for all its runs."""
-        if self._freezing is not None:
-            for key in self._freezing.numbers:
-                self._logs.pop(key, None)
-        self._logs = {}
+        for key in self._logged:
+            self._logs.pop(key, None)
+        self._logs, self._logged = {}, ()
 
     # ------------------------------------------------------------ hand-written loops
 
@@ -248,6 +378,14 @@ class FreezeSchedule:
         """
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"step={step!r} must be the number of optimizer steps done")
+        record = self._resumed()
+        if record is not None:
+            if step not in (0, record.step):
+                raise ValueError(
+                    f"step={step} contradicts resume_from={self._resume_from!r}, which was saved "
+                    f"after {record.step} steps; drop step="
+                )
+            step = record.step
         run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
         if run.total_steps is None:
             raise ValueError(
@@ -263,7 +401,7 @@ class FreezeSchedule:
         if say is not None and not callable(say):
             raise TypeError(f"say={say!r} must be a function that takes a line")
         log = say or logging.getLogger("paddle_freeze_callback").info
-        return self._begin(network, optimizer, run, step, log)
+        return self._begin(network, optimizer, run, step, log, record, self._resume_from)
 
     def _begin(
         self,
@@ -273,6 +411,8 @@ class FreezeSchedule:
         step: int,
         say: Callable[[str], object],
         record: Record | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        evaluates: bool = True,
     ) -> Freezing:
         self._clear_logs()
         if self._freezing is not None:
@@ -287,6 +427,8 @@ class FreezeSchedule:
                 step,
                 say=say,
                 record=record,
+                checkpoint=checkpoint,
+                evaluates=evaluates,
                 **self._manners,
             )
         except (TypeError, ValueError) as error:
@@ -296,7 +438,7 @@ class FreezeSchedule:
         return self._freezing
 
     def _record_of(self, folder: str | None) -> Record | None:
-        """What the checkpoint tells of the schedule; only decisions cannot be done without."""
+        """What a Trainer's checkpoint tells; only decisions cannot be done without."""
         try:
             if folder is None:
                 raise FileNotFoundError("the folder of the checkpoint is not known")
@@ -304,11 +446,24 @@ class FreezeSchedule:
         except FileNotFoundError as error:
             if self._strategy.decides:
                 raise ValueError(
-                    f"{self._strategy!r} decides from metrics, and its decisions so far are in "
-                    f"{FILE} beside trainer_state.json, which is missing ({error}); resume from a "
-                    "checkpoint that was saved with this schedule"
+                    f"{self._strategy!r} does not follow from time alone, and what it noted so far "
+                    f"is in {FILE} beside trainer_state.json, which is missing ({error}); resume "
+                    "from a checkpoint that was saved with this schedule"
                 ) from None
             return None
+
+    def _resumed(self) -> Record | None:
+        """What the checkpoint named by ``resume_from`` tells."""
+        if self._resume_from is None:
+            return None
+        try:
+            return Record.load(self._resume_from)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"resume_from={os.fspath(self._resume_from)!r}: there is no {error.filename}; give "
+                "the path that model.load() takes, of a checkpoint that was saved with a "
+                "FreezeSchedule"
+            ) from None
 
     # ------------------------------------------------------------ events of both loops
 
@@ -317,23 +472,33 @@ class FreezeSchedule:
         if len(event) == 3:
             args, state, _ = event
             self._take_options_from(args)
-            if self._resume_at is not None:
-                raise ValueError(
-                    f"resume_at={self._resume_at!r} is for paddle.Model.fit; a Trainer knows where "
-                    "it resumes: call train(resume_from_checkpoint=...)"
-                )
+            for name, value in (("at", self._resume_at), ("from", self._resume_from)):
+                if value is not None:
+                    raise ValueError(
+                        f"resume_{name}={value!r} is for paddle.Model.fit; a Trainer knows where "
+                        "it resumes: call train(resume_from_checkpoint=...)"
+                    )
             loop = TrainerLoop(args, state, context)
             put_first(self)
             self._loop = loop
             step = int(state.global_step)
-            record = self._record_of(resumed_from(args)) if step else None
-            self._begin(loop.network, loop.optimizer, loop.run, step, loop.say, record)
+            folder = resumed_from(args) if step else None
+            record = self._record_of(folder) if step else None
+            self._begin(
+                loop.network, loop.optimizer, loop.run, step, loop.say, record, folder,
+                loop.evaluates,
+            )  # fmt: skip
         else:
             if self._model is None:
                 raise RuntimeError("on_train_begin came before set_model; is this paddle.Model?")
-            hapi = HapiLoop(self._model, self._params, self._resume_at)
+            record = self._resumed()
+            done = self._resume_at if record is None else f"{record.step} steps"
+            hapi = HapiLoop(self._model, self._params, done)
             self._loop = hapi
-            self._begin(hapi.network, hapi.optimizer, hapi.run, hapi.done, hapi.say)
+            self._begin(
+                hapi.network, hapi.optimizer, hapi.run, hapi.done, hapi.say, record,
+                self._resume_from, hapi.evaluates,
+            )  # fmt: skip
 
     def on_train_end(self, *event: Any, **context: Any) -> None:
         """Training is over: everything is put back."""
@@ -343,6 +508,8 @@ class FreezeSchedule:
         # the last check was then.
         hapi = self._loop if isinstance(self._loop, HapiLoop) else None
         self._freezing.close(verify=hapi is not None, step=hapi.done if hapi else None)
+        if hapi is not None:
+            self._save_beside("final")
         self._clear_logs()
         self._loop = None
 
@@ -358,6 +525,8 @@ class FreezeSchedule:
         """An epoch is over."""
         if self._freezing is not None and isinstance(self._loop, TrainerLoop):
             self._freezing.verify(event[1].global_step)
+        elif self._freezing is not None and isinstance(self._loop, HapiLoop):
+            self._save_beside(event[0])
 
     # ------------------------------------------------------------ events of a Trainer
 
@@ -377,11 +546,9 @@ class FreezeSchedule:
 
     def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer saved a checkpoint: put beside it what a resumed run must know."""
-        if self._freezing is None or not isinstance(self._loop, TrainerLoop):
-            return
-        if state.is_world_process_zero:
-            record = self._freezing.record(state.global_step, repr(self))
-            record.save(checkpoint_folder(args, state))
+        if self._freezing is not None and isinstance(self._loop, TrainerLoop):
+            folder = checkpoint_folder(args, state)
+            self._freezing.save(folder, repr(self), state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer logs: add our numbers."""
@@ -430,14 +597,28 @@ class FreezeSchedule:
         if isinstance(loop, HapiLoop) and self._freezing is not None:
             loop.done += loop.ends_step(step)
             if logs is not None:
-                self._logs = logs
-                logs.update(self._freezing.numbers)
+                self._clear_logs()
+                numbers = self._freezing.numbers
+                self._logs, self._logged = logs, tuple(numbers)
+                logs.update(numbers)
 
     def on_eval_end(self, logs: Any = None) -> None:
         """``fit`` evaluated: a strategy may decide from the metrics."""
         loop = self._loop
         if isinstance(loop, HapiLoop) and self._freezing is not None:
-            self._freezing.evaluated(loop.done, logs or {})
+            self._freezing.evaluated(loop.done, metrics_of(logs or {}))
+            if loop.saved is not None:  # fit saved this epoch before it evaluated
+                self._save_beside(loop.saved)
+
+    def _save_beside(self, epoch: Any) -> None:
+        """If ``fit`` saves a checkpoint now, put beside it what a resumed run must know."""
+        loop = self._loop
+        assert isinstance(loop, HapiLoop)
+        assert self._freezing is not None
+        prefix = checkpoint_prefix(self, epoch)
+        loop.saved = None if prefix is None else epoch
+        if prefix is not None:
+            self._freezing.save(prefix, repr(self), loop.done)
 
     def _ignore(self, *event: Any, **context: Any) -> None:
         """An event of either loop at which nothing needs to be done."""
@@ -477,7 +658,7 @@ def _made(
 
 
 def _strategy(
-    strategy: Strategy | str | None,
+    strategy: Strategy | str | Callable[[Progress], Any] | None,
     every: When | None,
     start: When | None,
     unfreeze_at: Mapping[When, Any] | None,
@@ -503,6 +684,8 @@ def _strategy(
         return _strategy_named(strategy)
     if isinstance(strategy, Strategy):
         return strategy
+    if callable(strategy) and not isinstance(strategy, type):
+        return Custom(strategy)
     if isinstance(strategy, type) and issubclass(strategy, Strategy):
         raise TypeError(f"strategy={strategy.__name__} is a class; write {strategy.__name__}(...)")
     raise TypeError(
@@ -538,13 +721,3 @@ def _check_stages(stages: Any) -> None:
         raise ValueError(f"stages={stages}: the backbone needs at least one stage")
     if isinstance(stages, (list, tuple)) and not stages:
         raise ValueError('stages=[] names no stage; give "auto" or at least one selector')
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} must be {' or '.join(map(repr, allowed))}")
-
-
-def _boolean(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be True or False")

@@ -6,23 +6,27 @@ The three kinds of training loop (``paddle.Model``, a Trainer, one written by ha
 
 from __future__ import annotations
 
+import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 from paddle import nn
 
 from . import optimizer as optimizers
-from . import parallel
+from . import parallel, rates
+from .best_weights import BestWeights
 from .freezer import Freezer, asked_by_name
-from .moments import Progress, Run
-from .record import Record
+from .gradients import GradientSample
+from .moments import Progress, Run, When
+from .rates import LearningRates, Multipliers
+from .record import BEST_FILE, Record, file_at
 from .report import Transition, listing, numbers
 from .selectors import Selector, select
-from .stages import REST, Stage, Stages, partition, partition_by, stage_names
+from .stages import REST, Stage, Stages, covering, partition, partition_by, stage_names
 from .strategies import Explicit, Strategy
 from .weights import Weight, weights
 
@@ -38,32 +42,33 @@ class Plan:
             unless the user says when it opens, and none in which everything was frozen already
             and is not asked for by name.
         openable: names of the parameters that may be opened.
+        multipliers: the learning-rate multiplier of each stage, ramps aside.
     """
 
     stages: tuple[Stage, ...]
     strategy: Strategy
     schedulable: tuple[str, ...]
     openable: frozenset[str]
+    multipliers: Mapping[str, float]
 
 
-def plan(network: nn.Layer, stages: Stages, strategy: Strategy) -> Plan:
+def plan(
+    network: nn.Layer, stages: Stages, strategy: Strategy, learning_rates: LearningRates
+) -> Plan:
     """Fit a schedule to a network; touches nothing.
 
     Raises:
         ValueError: if stages or selectors do not fit the network.
     """
     selectors: Sequence[Selector] = []
-    if isinstance(strategy, Explicit):
-        if stages == "auto":
-            selectors = strategy.selectors()
-            parts, meant = partition_by(network, selectors)
-            names = iter(meant)
-            strategy = strategy.with_stages(lambda selector: next(names))
-        else:
-            parts = partition(network, stages)
-            strategy = strategy.with_stages(lambda one: stage_names(network, parts, one))
+    if isinstance(strategy, Explicit) and stages == "auto":
+        selectors = strategy.selectors()
+        parts, meant = partition_by(network, selectors)
+        names = iter(meant)
+        strategy = strategy.with_stages(lambda selector: next(names))
     else:
         parts = partition(network, stages)
+        strategy = strategy.with_stages(lambda one: stage_names(network, parts, one))
     if isinstance(stages, (list, tuple)):
         selectors = [*selectors, *stages]
     every = weights(network)
@@ -81,7 +86,11 @@ def plan(network: nn.Layer, stages: Stages, strategy: Strategy) -> Plan:
         if (stage.name != REST or isinstance(strategy, Explicit))
         and not openable.isdisjoint(stage.parameters)
     )
-    return Plan(parts, strategy, schedulable, frozenset(openable))
+    multipliers = learning_rates.multipliers(
+        [stage.name for stage in parts if stage.name != REST],
+        lambda one: stage_names(network, parts, one),
+    )
+    return Plan(parts, strategy, schedulable, frozenset(openable), multipliers)
 
 
 # Which run holds a layer: two networks may share some. Both ends are weak: whoever drives the
@@ -128,17 +137,21 @@ class Freezing:
         run: Run,
         step: int = 0,
         *,
+        learning_rates: LearningRates,
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
         verify: bool = False,
         restore: bool = True,
         free_optimizer_state: bool = False,
+        evaluates: bool = True,
         say: Callable[[str], object] = print,
         record: Record | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
         weights(network)  # is it a network at all?
         release(network)
-        self._plan = plan(network, stages, strategy)
+        self._network = network
+        self._plan = plan(network, stages, strategy, learning_rates)
         self._run = run
         self._step = step
         self._verify = verify
@@ -147,11 +160,16 @@ class Freezing:
         self.stages = self._plan.stages
         self.history: list[Transition] = []
         self._optimizer = optimizer
+        self._learning_rates = learning_rates
         self._free = free_optimizer_state
         self._freed: set[str] = set()
         self._metrics: dict[str, Any] = {}
         self._decisions = record.decisions if record else ()
-        will_open = self._check(network, optimizer)
+        self._sample: GradientSample | None = None
+        self._best = BestWeights(network, optimizer) if strategy.restore_best else None
+        will_open = self._check(network, optimizer, evaluates)
+        if self._best is not None and checkpoint is not None:
+            self._load_best(checkpoint)
         self._freezer = Freezer(
             network,
             self.stages,
@@ -159,13 +177,18 @@ class Freezing:
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
+        self._multipliers = Multipliers(
+            {s.name: self._freezer.members(s.name) for s in self.stages}
+        )
         for layer in network.sublayers(include_self=True):
             _holders[layer] = weakref.ref(self)
         # If training fails and the run is thrown away, the network is still put back.
         weakref.finalize(self, self._freezer.restore).atexit = False
+        weakref.finalize(self, self._multipliers.restore).atexit = False
         self._open: tuple[str, ...] = ()
         self._next: int | None = None
         self._sums: dict[str, str] = {}
+        self._openings = self._openings_before(step)
         try:
             before = self._open_at(step - 1) if step else ()
             trained = [w for name in before for w in self._freezer.members(name)]
@@ -173,12 +196,12 @@ class Freezing:
             if record is not None:
                 self._compare(record, before)
             parallel.prepare(network, will_open)
-            self._converge()
+            self._look()
             left = [s.name for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
             if left:
                 say(f"found frozen and left so, as nothing asks for it by name: {listing(left)}")
         except BaseException:
-            self._freezer.restore()
+            self._put_back()
             raise
 
     # ------------------------------------------------------------ driven by a training loop
@@ -191,13 +214,13 @@ class Freezing:
         """So many optimizer steps are done; make the network be as scheduled from here on."""
         self._step = step
         if self._next is not None and step >= self._next:
-            self._converge()
+            self._look()
 
     def epoch_began(self, step: int) -> None:
         """After so many steps an epoch begins, in a run whose data has no length."""
         self._step = step
         self._run = self._run.epoch_began(step)
-        self._converge()
+        self._look()
 
     def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
         """After so many steps the loop evaluated; a strategy may decide from the metrics."""
@@ -206,16 +229,31 @@ class Freezing:
         strategy = self._plan.strategy
         if not strategy.decides:
             return
-        made = parallel.same_on_all_ranks(
-            strategy.decide(self._progress(self._step), self._plan.schedulable)
-        )
-        if made is not None:
-            self._decisions = (*self._decisions, (self._step, made))
-            self._next = self._step  # whatever follows, follows before the next step
+        self._note(strategy.decide(self._progress(self._step), self._plan.schedulable))
+        best = strategy.best_step(self._progress(self._step), self._plan.schedulable)
+        if self._best is not None and best == self._step:
+            self._best.take(self._freezer.frozen())
+        self._next = self._step  # whatever follows, follows before the next step
 
-    def record(self, step: int, schedule: str) -> Record:
-        """What a checkpoint made after so many steps must know."""
-        return Record(step, schedule, self._open, self._decisions)
+    def save(
+        self, place: str | os.PathLike[str], schedule: str = "", step: int | None = None
+    ) -> None:
+        """Write what a resumed run must know; in distributed training, call it on every rank.
+
+        Args:
+            place: a checkpoint's folder, or the path that its files begin with.
+            schedule: the schedule, as it prints.
+            step: optimizer steps done, if they are more than at the last call.
+        """
+        self._step = self._step if step is None else step
+        self._finish_sample()
+        if parallel.rank() != 0:
+            return
+        if self._best:
+            self._best.save(file_at(place, BEST_FILE))
+        else:
+            file_at(place, BEST_FILE).unlink(missing_ok=True)
+        Record(self._step, schedule, self._open, self._decisions).save(place)
 
     def verify(self, step: int | None = None) -> None:
         """Check that nothing frozen has moved since the last transition.
@@ -250,12 +288,19 @@ class Freezing:
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice."""
         self._next = None
-        self._freezer.restore(flags=flags)
+        self._put_back(flags=flags)
 
     def give_up(self) -> None:
         """Another run takes the network: put it back, and refuse to go on."""
-        self._freezer.restore()
+        self._put_back()
         self._next = 0
+
+    def _put_back(self, *, flags: bool = True) -> None:
+        if self._sample is not None:
+            self._sample.cancel()
+            self._sample = None
+        self._multipliers.restore()
+        self._freezer.restore(flags=flags)
 
     def __enter__(self) -> Freezing:
         return self
@@ -275,18 +320,84 @@ class Freezing:
         """Names of the stages that are open now."""
         return self._open
 
+    def as_explicit(self) -> Explicit:
+        """What happened so far, as a schedule to replay; the first entry is what it began with."""
+        every = weights(self._network)
+        names = {stage.name: covering(stage, every) for stage in self.stages}
+        moments: dict[When, Any] = {}
+        for change in self.history:
+            verbs = {"unfreeze": change.opened, "freeze": change.frozen if moments else ()}
+            moments[f"{change.step} steps" if moments else 0] = {
+                verb: [name for stage in which for name in names[stage]]
+                for verb, which in verbs.items()
+                if which
+            }
+        return Explicit(moments)
+
     @property
     def numbers(self) -> dict[str, float]:
-        """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now."""
-        return numbers(self.history[-1], len(self._open))
+        """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now.
+
+        With learning rates per stage, also ``lr/`` and the name of each open stage.
+        """
+        effective = {} if self._learning_rates.neutral else self.learning_rates
+        return numbers(self.history[-1], len(self._open), effective)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The effective learning rate of each open stage, now."""
+        current = rates.current(optimizers.innermost(self._optimizer))
+        return {name: current * self._multipliers.effective(name) for name in self._open}
 
     # ------------------------------------------------------------ inside
 
     def _progress(self, step: int) -> Progress:
-        return Progress(step, self._run, dict(self._metrics), self._decisions)
+        now = Progress(step, self._run, dict(self._metrics), self._decisions)
+        return replace(now.back_to(step), stages=self._plan.schedulable)
 
     def _open_at(self, step: int) -> tuple[str, ...]:
-        return self._plan.strategy.open_stages(self._progress(step), self._plan.schedulable)
+        strategy = self._plan.strategy
+        wanted = strategy.open_stages(self._progress(step), self._plan.schedulable)
+        return tuple(parallel.same_on_all_ranks(wanted)) if strategy.foreign else wanted
+
+    def _openings_before(self, step: int) -> dict[str, int]:
+        """At which step each stage that is open before this step opened, as far as ramps ask.
+
+        0 means from the beginning, or so long ago that every ramp is over.
+        """
+        window = self._learning_rates.window(self._run)
+        if not step or not window:
+            return {}
+        at = max(step - 1 - window, 0)
+        openings = dict.fromkeys(self._open_at(at), 0)
+        while True:
+            progress = self._progress(at)
+            coming = [self._plan.strategy.next_step(progress, self._plan.schedulable)]
+            coming += [decided for decided, _ in self._decisions if decided > at]
+            at = min((one for one in coming if one is not None), default=step)
+            if at >= step:
+                return openings
+            openings = {name: openings.get(name, at) for name in self._open_at(at)}
+
+    def _note(self, decision: Any) -> None:
+        """Keep what rank 0 decided."""
+        decision = parallel.same_on_all_ranks(decision)
+        if decision is not None:
+            self._decisions = (*self._decisions, (self._step, decision))
+
+    def _load_best(self, checkpoint: str | os.PathLike[str]) -> None:
+        assert self._best is not None
+        before = self._progress(self._step)
+        if self._plan.strategy.best_step(before, self._plan.schedulable) is None:
+            return
+        file = file_at(checkpoint, BEST_FILE)
+        try:
+            self._best.load(file)
+        except FileNotFoundError:
+            raise ValueError(
+                f"restore_best: the best weights so far are in {file}, which is missing; resume "
+                "from a checkpoint that was saved with this schedule"
+            ) from None
 
     def _compare(self, record: Record, before: tuple[str, ...]) -> None:
         """Say what differs from the run that was saved, if another schedule goes on."""
@@ -304,7 +415,7 @@ class Freezing:
                 f"({record.schedule}): {'; '.join(changes)}"
             )
 
-    def _check(self, network: nn.Layer, optimizer: Any) -> list[Weight]:
+    def _check(self, network: nn.Layer, optimizer: Any, evaluates: bool) -> list[Weight]:
         """Refuse what would go wrong; returns what will open at some time."""
         names, strategy = self._plan.schedulable, self._plan.strategy
         if not names:
@@ -313,45 +424,59 @@ class Freezing:
                 "frozen already; nothing would train. Set stop_gradient=False on what should, "
                 "or ask for it by name"
             )
-        timetable = strategy.timetable(self._run, names)
-        for step, opens in timetable:
-            if not opens:
-                raise ValueError(
-                    f"nothing would train from step {step} on: all {len(self.stages)} stages are "
-                    f"frozen then ({listing([s.name for s in self.stages])}); "
-                    "keep one open at every moment"
-                )
-        if not timetable or timetable[0][0] > 0:
-            first = f"step {timetable[0][0]}" if timetable else "the end"
-            raise ValueError(f"nothing would train before {first}; open the head at moment 0")
+        if strategy.needs_evaluation and not evaluates:
+            raise ValueError(
+                f"{type(strategy).__name__} decides from metrics, and this run never evaluates: "
+                "give fit() eval_data, or the Trainer eval_dataset and evaluation_strategy="
+            )
+        strategy.check(self._run, names)
+        self._learning_rates.check(self._run)
         late = strategy.never_open(self._run, names)
         if late:
             warnings.warn(_never_opens(late, self._run), stacklevel=6)
-        ever_open: set[str] = set()
-        ever_open.update(*(opens for _, opens in strategy.timetable(self._run.foreseen(), names)))
+        ever_open = strategy.ever_open(self._run, names)
         wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
         will_open: list[Weight] = [
             w for w in weights(network) if w.name in wanted & self._plan.openable
         ]
         optimizers.check(optimizer, will_open)
+        if not self._learning_rates.neutral:
+            rates.check_optimizer(optimizers.innermost(optimizer))
         return will_open
 
-    def _converge(self) -> None:
-        """Make the network be as the strategy says for the progress of now."""
+    def _look(self) -> None:
+        """See whether anything is due at the step of now, and when to look again."""
         if not self._freezer.holds:
             raise RuntimeError(
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
-        progress = self._progress(self._step)
-        strategy, names = self._plan.strategy, self._plan.schedulable
-        wanted = strategy.open_stages(progress, names)
-        self._next = strategy.next_step(progress, names)
+        self._finish_sample()
+        self._converge()
+        progress, names = self._progress(self._step), self._plan.schedulable
+        self._next = self._plan.strategy.next_step(progress, names)
+        if self._set_rates():
+            self._next = self._step + 1
+        if self._sample is None and self._plan.strategy.samples_gradients(progress, names):
+            members = {name: self._freezer.members(name) for name in self._open}
+            self._sample = GradientSample(members, self._step)
+
+    def _finish_sample(self) -> None:
+        if self._sample is not None and self._step > self._sample.began:
+            measured, self._sample = self._sample.finish(), None
+            self._note(self._plan.strategy.decide_from_gradients(measured))
+
+    def _converge(self) -> None:
+        """Make the network be as the strategy says for the progress of now."""
+        wanted = self._open_at(self._step)
         first = not self.history
         if wanted == self._open and not first:
             return
         if not first:
             self.verify()
+            if self._best:
+                self._best.put_back()
+                self._say(f"step {self._step}: loads the best weights since the last transition")
         self._freezer.apply(wanted)
         everything = tuple(stage.name for stage in self.stages)
         closed = everything if first else self._open
@@ -365,10 +490,22 @@ class Freezing:
         if self._free:
             self._exchange_state(transition)
         self._open = wanted
+        self._openings = {name: self._openings.get(name, self._step) for name in wanted}
+        self._set_rates()
+        transition = replace(transition, learning_rates=self.learning_rates)
         self.history.append(transition)
         self._say(str(transition))
         if self._verify:
             self._sums = self._freezer.checksums()
+
+    def _set_rates(self) -> bool:
+        """Set the learning rate of each stage; tells whether one is still ramping up."""
+        if self._learning_rates.neutral:
+            return False
+        ramps = self._learning_rates.ramps(self._step, self._run, self._openings)
+        whole = self._plan.multipliers
+        self._multipliers.apply({n: rate * ramps.get(n, 1.0) for n, rate in whole.items()})
+        return bool(ramps)
 
     def _exchange_state(self, transition: Transition) -> None:
         """Drop the optimizer's state of what froze; make anew that of what reopens.

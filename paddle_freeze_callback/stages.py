@@ -166,6 +166,28 @@ def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) 
     return tuple(stage.name for stage in stages if wanted.intersection(stage.parameters))
 
 
+def covering(stage: Stage, every: Sequence[Weight]) -> list[str]:
+    """The fewest dotted names that together select exactly the weights of a stage."""
+    members = [weight for weight in every if weight.name in stage.parameters]
+    inside = {id(weight.tensor) for weight in members}
+    names = []
+    for weight in members:
+        parts = weight.name.split(".")
+        prefixes = (".".join(parts[: end + 1]) for end in range(len(parts)))
+        names.append(
+            next(
+                prefix
+                for prefix in prefixes
+                if all(
+                    id(other.tensor) in inside
+                    for other in every
+                    if any(f"{name}.".startswith(f"{prefix}.") for name in other.names)
+                )
+            )
+        )
+    return list(dict.fromkeys(names))
+
+
 def _stages(every: Sequence[Weight], parts: Mapping[str, Iterable[Weight]]) -> tuple[Stage, ...]:
     """Stages from named lists; within a stage the weights keep the order of the network."""
     stages = []

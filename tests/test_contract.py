@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 
 import paddle
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from networks import model_for
 from trainers import LIBRARY, SIZES, Tokens, Trainer, trainer_for
@@ -19,6 +20,7 @@ from paddle_freeze_callback import (
     HeadThenAll,
     partition,
 )
+from paddle_freeze_callback.moments import Moment, Run
 
 
 class Small(paddle.nn.Layer):
@@ -84,8 +86,17 @@ strategies = st.one_of(
     st.lists(
         st.tuples(moments, st.sampled_from(["layer2", "layer{1-2}", "embedding", "*", "head"])),
         max_size=3,
-    ).map(lambda pairs: Explicit({**dict(pairs), 0: "classifier"})),
+    ).map(lambda pairs: Explicit({0: "classifier", **dict(pairs)})),
 )
+
+
+def in_order_of_time(strategy, epochs):
+    """Whether what was drawn is a schedule that may be written so."""
+    if not isinstance(strategy, Explicit):
+        return True
+    run = Run.of(epochs=epochs, steps_per_epoch=6)
+    steps = [run.step_of(Moment.of(when)) for when in strategy.unfreeze_at]
+    return steps == sorted(steps)
 
 
 @pytest.mark.filterwarnings("ignore:the stage")
@@ -94,13 +105,17 @@ strategies = st.one_of(
 )
 @given(strategy=strategies, epochs=st.integers(1, 4))
 def test_all_loops_make_the_same_transitions(tmp_path, strategy, epochs):
+    assume(in_order_of_time(strategy, epochs))
     histories = []
     for run in (by_hapi, by_hand, lambda s, e: by_trainer(s, e, tmp_path)):
         schedule = FreezeSchedule(strategy=strategy, verify=True)
         run(schedule, epochs)
         # hapi and the Trainer apply a transition before a step, a hand-written loop after one,
         # so only the latter sees those of the very end.
-        histories.append([change for change in schedule.history if change.step < 6 * epochs])
+        # Their optimizers have other rates.
+        histories.append(
+            [replace(c, learning_rates={}) for c in schedule.history if c.step < 6 * epochs]
+        )
     assert histories[0] == histories[1] == histories[2]
     assert histories[0]
 

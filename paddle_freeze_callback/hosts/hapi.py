@@ -6,8 +6,10 @@ with ``fit``'s own rule: every ``accumulate_grad_batches`` batches, and at the e
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
+import numpy as np
 import paddle
 
 from ..moments import Moment, Run, When
@@ -38,6 +40,9 @@ class HapiLoop:
         self.done = 0
         self._accumulate = int(getattr(model, "_accumulate", 1) or 1)
         self._verbose = params.get("verbose")
+        # fit sets it just before training, for its own use; nothing public tells.
+        self.evaluates = getattr(model, "_test_dataloader", None) is not None
+        self.saved: Any = None
         batches: int | None = params.get("steps")
         iterations: int | None = getattr(model, "num_iters", None)
         epochs = int(params["epochs"])
@@ -81,3 +86,31 @@ class HapiLoop:
         """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
         if self._verbose != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
             print(f"FreezeSchedule: {line}", flush=True)
+
+
+def metrics_of(logs: dict[str, Any]) -> dict[str, Any]:
+    """The metrics in ``fit``'s logs of an evaluation; a loss comes as a list with one item.
+
+    >>> metrics_of({"loss": [0.5], "acc": 0.75, "step": 3, "batch_size": 4})
+    {'loss': 0.5, 'acc': 0.75}
+    """
+    metrics = {}
+    for name, value in logs.items():
+        if name not in ("step", "batch_size"):
+            single = isinstance(value, (list, tuple, np.ndarray)) and np.size(value) == 1
+            metrics[name] = np.asarray(value).item() if single else value
+    return metrics
+
+
+def checkpoint_prefix(callback: object, epoch: Any) -> str | None:
+    """Where ``fit`` saves its checkpoint of this epoch, if it does.
+
+    ``fit`` tells its callbacks nothing of ``save_dir``, so its own ``ModelCheckpoint`` is looked
+    up in the list of callbacks that refers to ours.
+    """
+    for holder in gc.get_referrers(callback):
+        for other in holder if isinstance(holder, list) else ():
+            if isinstance(other, paddle.callbacks.ModelCheckpoint) and other.save_dir:
+                due = epoch == "final" or epoch % other.save_freq == 0
+                return f"{other.save_dir}/{epoch}" if due else None
+    return None

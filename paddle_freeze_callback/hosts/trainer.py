@@ -31,6 +31,7 @@ class TrainerLoop:
             total_steps=int(state.max_steps),
             steps_per_epoch=_steps_per_epoch(args, context.get("train_dataloader")),
         )
+        self.evaluates = _evaluates(args, self.run)
 
     def say(self, line: str) -> None:
         """Log a line through the Trainer's own logger, on the main rank."""
@@ -108,6 +109,15 @@ def _steps_per_epoch(args: Any, dataloader: Any) -> int | None:
     except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return None
     return max(batches // int(args.gradient_accumulation_steps), 1)
+
+
+def _evaluates(args: Any, run: Run) -> bool:
+    """Whether the Trainer will evaluate before the run is over."""
+    when = getattr(args, "evaluation_strategy", getattr(args, "eval_strategy", "no"))
+    kind = str(getattr(when, "value", when))
+    if kind == "steps" and run.total_steps is not None:
+        return int(args.eval_steps) <= run.total_steps
+    return kind != "no"
 
 
 def _logger_beside(state: Any) -> Any:

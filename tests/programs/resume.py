@@ -26,7 +26,7 @@ PLAN = {
     0: ["classifier", "bert.pooler"],
     "3 steps": TOP,
     "5 steps": {"unfreeze": BELOW, "freeze": TOP},
-    1: {"freeze": "bert.pooler"},
+    "50%": {"freeze": "bert.pooler"},
     "9 steps": {"unfreeze": [TOP, "bert.pooler", "bert.embeddings"]},
 }
 
