@@ -25,8 +25,17 @@ from .moments import Progress, Run, When
 from .rates import LearningRates, Multipliers
 from .record import BEST_FILE, Record, file_at
 from .report import Transition, listing, numbers
-from .selectors import Selector, select
-from .stages import REST, Stage, Stages, covering, partition, partition_by, stage_names
+from .selectors import EVERYTHING, Selector, select
+from .stages import (
+    REST,
+    Stage,
+    Stages,
+    automatic_selectors,
+    covering,
+    partition,
+    partition_by,
+    stage_names,
+)
 from .strategies import Explicit, Strategy
 from .weights import Weight, weights
 
@@ -63,7 +72,11 @@ def plan(
     selectors: Sequence[Selector] = []
     if isinstance(strategy, Explicit) and stages == "auto":
         selectors = strategy.selectors()
-        parts, meant = partition_by(network, selectors)
+        # Rates may be said of parts of what opens together.
+        finer = [key for key in learning_rates.lr or () if key != EVERYTHING]
+        if learning_rates.lr_decay != 1:
+            finer += automatic_selectors(network)
+        parts, meant = partition_by(network, selectors, finer)
         names = iter(meant)
         strategy = strategy.with_stages(lambda selector: next(names))
     else:

@@ -104,20 +104,29 @@ def partition(network: nn.Layer, stages: Stages = "auto") -> tuple[Stage, ...]:
 
 
 def partition_by(
-    network: nn.Layer, selectors: Sequence[Selector]
+    network: nn.Layer, selectors: Sequence[Selector], finer: Sequence[Selector] = ()
 ) -> tuple[tuple[Stage, ...], list[tuple[str, ...]]]:
     """The coarsest stages of which every selector is a union, in order of first mention.
 
-    Selectors may overlap; the items of a list count one by one. Returns the stages and, for
-    each selector, the names of its stages.
+    Selectors may overlap; the items of a list count one by one. What none of them means is a
+    last stage ``"rest"``. Returns the stages and, for each selector, the names of its stages.
+
+    Args:
+        network: the network.
+        selectors: what is to be a union of stages.
+        finer: the same, but these alone do not keep a weight out of ``"rest"``.
     """
     every = weights(network)
     groups = automatic_stages(network, every)
-    origin = [(index, one) for index, entry in enumerate(selectors) for one in _items(entry)]
+    origin = [
+        (index, one) for index, entry in enumerate([*selectors, *finer]) for one in _items(entry)
+    ]
     chosen = [{id(w.tensor) for w in select(every, one, groups)} for _, one in origin]
     cells: dict[tuple[int, ...], list[Weight]] = {}
     for weight in every:
         key = tuple(i for i, ids in enumerate(chosen) if id(weight.tensor) in ids)
+        if not key or origin[key[0]][0] >= len(selectors):
+            key = ()
         cells.setdefault(key, []).append(weight)
     # Head first means: in the order in which the user opens them; the unnamed rest comes last.
     ordered = sorted(cells, key=lambda key: key or (len(origin),))
@@ -132,6 +141,22 @@ def partition_by(
         tuple(names[key] for key in ordered if any(origin[i][0] == index for i in key))
         for index in range(len(selectors))
     ]
+
+
+def automatic_selectors(network: nn.Layer) -> list[Selector]:
+    """Selectors, each of exactly one automatic stage; none if there are no such stages."""
+
+    def members(name: str, group: Iterable[Weight]) -> Selector:
+        names = {one for weight in group for one in weight.names}
+
+        def inside(parameter: str) -> bool:
+            return parameter in names
+
+        inside.__name__ = name
+        return inside
+
+    every = weights(network)
+    return [members(name, group) for name, group in automatic_stages(network, every).items()]
 
 
 def _items(selector: Selector) -> list[Selector]:
@@ -154,6 +179,7 @@ def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) 
         return tuple(groups)
     if isinstance(selector, str) and selector in groups:
         return (selector,)
+    groups = {**automatic_stages(network, every), **groups}
     wanted = {weight.name for weight in select(every, selector, groups)}
     for stage in stages:
         inside = wanted.intersection(stage.parameters)
