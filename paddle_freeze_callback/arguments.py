@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, List, Optional
 
-from .strategies import STRATEGIES, Gradual, Strategy, options_of
+from .strategies import STRATEGIES, Gradual, Strategy, options_of, required_of
 
 PREFIX = "freeze_"
 
@@ -321,8 +321,7 @@ def _kind(
 
 def _made(kind: "type[Strategy]", own: Mapping[str, Any], where: Callable[[str], str]) -> Strategy:
     """The strategy; an error names the option as its source calls it."""
-    needed = [each.name for each in fields(kind) if each.default is MISSING]  # type: ignore[arg-type]
-    lacking = [option for option in needed if option not in own]
+    lacking = [option for option in required_of(kind) if option not in own]
     if lacking:
         raise ValueError(f"{where('strategy')}: {kind.name} needs {', '.join(map(where, lacking))}")
     try:

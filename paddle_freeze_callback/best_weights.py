@@ -61,7 +61,6 @@ class BestWeights:
         """Read a copy that was saved.
 
         Raises:
-            FileNotFoundError: if there is none.
             ValueError: if the file is damaged or of another network.
         """
         tensors, copies = self._tensors(), {}
@@ -77,8 +76,6 @@ class BestWeights:
                             f"{name} has the shape {copy.shape}, not {tensors[name].shape}"
                         )
                     copies[name] = copy
-        except FileNotFoundError:
-            raise
         except KeyError as error:
             raise ValueError(f"{file} belongs to another network: it has {error}") from None
         except Exception as error:  # whatever a damaged archive makes zipfile and NumPy raise

@@ -34,7 +34,7 @@ from .strategies import (
     HeadThenAll,
     RandomStages,
     Strategy,
-    options_of,
+    required_of,
 )
 
 
@@ -359,7 +359,8 @@ class FreezeSchedule:
                 ``paddle_freeze_callback``, at level INFO.
 
         Returns:
-            A context manager. Call its ``step()`` after each optimizer step.
+            A context manager. Call its ``step()`` after each optimizer step and, for strategies
+            that decide from metrics, its ``evaluated(metrics)`` after each evaluation.
 
         Raises:
             ValueError: if the schedule does not fit the network, optimizer or run.
@@ -542,7 +543,7 @@ class FreezeSchedule:
     def on_evaluate(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer evaluated: a strategy may decide from the metrics."""
         if isinstance(self._loop, TrainerLoop) and self._freezing is not None:
-            self._freezing.evaluated(state.global_step, context.get("metrics") or {})
+            self._freezing.evaluated(context.get("metrics") or {}, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer saved a checkpoint: put beside it what a resumed run must know."""
@@ -606,7 +607,7 @@ class FreezeSchedule:
         """``fit`` evaluated: a strategy may decide from the metrics."""
         loop = self._loop
         if isinstance(loop, HapiLoop) and self._freezing is not None:
-            self._freezing.evaluated(loop.done, metrics_of(logs or {}))
+            self._freezing.evaluated(metrics_of(logs or {}), loop.done)
             if loop.saved is not None:  # fit saved this epoch before it evaluated
                 self._save_beside(loop.saved)
 
@@ -690,7 +691,8 @@ def _strategy(
         raise TypeError(f"strategy={strategy.__name__} is a class; write {strategy.__name__}(...)")
     raise TypeError(
         f"strategy={strategy!r} is no strategy; give one of "
-        f"{', '.join(kind.__name__ + '(...)' for kind in STRATEGIES.values())}"
+        f"{', '.join(kind.__name__ + '(...)' for kind in STRATEGIES.values())}, "
+        "or a function that takes the progress and gives the names of the open stages"
     )
 
 
@@ -707,7 +709,7 @@ def _strategy_named(name: str) -> Strategy:
     except TypeError:
         kind = STRATEGIES[name]
         raise ValueError(
-            f"strategy={name!r} needs {', '.join(options_of(kind))}; "
+            f"strategy={name!r} needs {', '.join(required_of(kind))}; "
             f"write strategy={kind.__name__}(...)"
         ) from None
 

@@ -73,9 +73,8 @@ def plan(
     if isinstance(strategy, Explicit) and stages == "auto":
         selectors = strategy.selectors()
         # Rates may be said of parts of what opens together.
-        finer = [key for key in learning_rates.lr or () if key != EVERYTHING]
-        if learning_rates.lr_decay != 1:
-            finer += automatic_selectors(network)
+        finer = automatic_selectors(network) if learning_rates.lr_decay != 1 else []
+        finer += [key for key in learning_rates.lr or () if key != EVERYTHING]
         parts, meant = partition_by(network, selectors, finer)
         names = iter(meant)
         strategy = strategy.with_stages(lambda selector: next(names))
@@ -181,8 +180,6 @@ class Freezing:
         self._sample: GradientSample | None = None
         self._best = BestWeights(network, optimizer) if strategy.restore_best else None
         will_open = self._check(network, optimizer, evaluates)
-        if self._best is not None and checkpoint is not None:
-            self._load_best(checkpoint)
         self._freezer = Freezer(
             network,
             self.stages,
@@ -208,6 +205,8 @@ class Freezing:
             optimizers.settle(optimizer, trained)
             if record is not None:
                 self._compare(record, before)
+            if self._best is not None and record is not None and checkpoint is not None:
+                self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
             self._look()
             left = [s.name for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
@@ -235,18 +234,29 @@ class Freezing:
         self._run = self._run.epoch_began(step)
         self._look()
 
-    def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """After so many steps the loop evaluated; a strategy may decide from the metrics."""
-        self._step = step
+    def evaluated(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """The loop evaluated; a strategy may decide from the metrics.
+
+        Args:
+            metrics: values by name.
+            step: optimizer steps done, from a loop that will say when the next one begins: what
+                is decided then waits for that. Without it, as in a hand-written loop, it happens
+                at once.
+
+        Raises:
+            ValueError: if the strategy needs a metric that is not there.
+        """
+        self._step = self._step if step is None else step
         self._metrics.update(metrics)
-        strategy = self._plan.strategy
-        if not strategy.decides:
+        strategy, names = self._plan.strategy, self._plan.schedulable
+        if not strategy.decides or not self._freezer.holds:
             return
-        self._note(strategy.decide(self._progress(self._step), self._plan.schedulable))
-        best = strategy.best_step(self._progress(self._step), self._plan.schedulable)
-        if self._best is not None and best == self._step:
+        self._note(strategy.decide(self._progress(self._step), names))
+        if self._best is not None and self._best_step() == self._step:
             self._best.take(self._freezer.frozen())
-        self._next = self._step  # whatever follows, follows before the next step
+        self._next = self._step
+        if step is None:
+            self._look()
 
     def save(
         self, place: str | os.PathLike[str], schedule: str = "", step: int | None = None
@@ -398,19 +408,33 @@ class Freezing:
         if decision is not None:
             self._decisions = (*self._decisions, (self._step, decision))
 
-    def _load_best(self, checkpoint: str | os.PathLike[str]) -> None:
+    def _best_step(self, step: int | None = None) -> int | None:
+        progress = self._progress(self._step if step is None else step)
+        return self._plan.strategy.best_step(progress, self._plan.schedulable)
+
+    def _load_best(
+        self, record: Record, checkpoint: str | os.PathLike[str], before: tuple[str, ...]
+    ) -> None:
+        """Take up the best weights where the saved run had them."""
         assert self._best is not None
-        before = self._progress(self._step)
-        if self._plan.strategy.best_step(before, self._plan.schedulable) is None:
-            return
+        # A checkpoint saved between the decision to open a stage and its opening.
+        pending = record.open_stages == before != self._open_at(self._step)
+        needed = self._best_step(self._step - 1 if pending else self._step) is not None
         file = file_at(checkpoint, BEST_FILE)
-        try:
-            self._best.load(file)
-        except FileNotFoundError:
+        if not file.exists() and needed:
             raise ValueError(
                 f"restore_best: the best weights so far are in {file}, which is missing; resume "
                 "from a checkpoint that was saved with this schedule"
-            ) from None
+            )
+        if file.exists() and (needed or pending):
+            self._best.load(file)
+        if pending:
+            self._put_back_best()
+
+    def _put_back_best(self) -> None:
+        if self._best:
+            self._best.put_back()
+            self._say(f"step {self._step}: loads the best weights since the last transition")
 
     def _compare(self, record: Record, before: tuple[str, ...]) -> None:
         """Say what differs from the run that was saved, if another schedule goes on."""
@@ -487,9 +511,7 @@ class Freezing:
             return
         if not first:
             self.verify()
-            if self._best:
-                self._best.put_back()
-                self._say(f"step {self._step}: loads the best weights since the last transition")
+            self._put_back_best()
         self._freezer.apply(wanted)
         everything = tuple(stage.name for stage in self.stages)
         closed = everything if first else self._open

@@ -541,7 +541,7 @@ class RandomStages(_Periodic):
     ...     now = Progress(step, Run.of(total_steps=30))
     ...     print(rule.open_stages(now, ["head", "layer2", "layer1", "layer0", "embeddings"]))
     ('head', 'layer1', 'embeddings')
-    ('head', 'layer1', 'embeddings')
+    ('head', 'layer0', 'embeddings')
     ('head', 'layer0', 'embeddings')
     """
 
@@ -957,3 +957,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
 def options_of(strategy: type[Strategy]) -> tuple[str, ...]:
     """The names of a strategy's arguments."""
     return tuple(field.name for field in dataclasses.fields(strategy))  # type: ignore[arg-type]
+
+
+def required_of(strategy: type[Strategy]) -> tuple[str, ...]:
+    """The names of those arguments of a strategy that have no default."""
+    options: Any = dataclasses.fields(strategy)  # type: ignore[arg-type]
+    return tuple(each.name for each in options if each.default is dataclasses.MISSING)

@@ -13,12 +13,18 @@ from paddlenlp.trainer import PdArgumentParser, TrainingArguments
 from trainers import tiny_bert, trainer_for
 
 from paddle_freeze_callback import (
+    ByGradient,
+    ChainThaw,
+    Cyclic,
     Explicit,
     FreezeArguments,
+    FreezeDown,
     FreezeSchedule,
     Gradual,
     HeadOnly,
     HeadThenAll,
+    OnPlateau,
+    RandomStages,
 )
 from paddle_freeze_callback.arguments import FreezeTrainingArguments
 from paddle_freeze_callback.strategies import STRATEGIES
@@ -35,6 +41,25 @@ CASES = [
         ["--freeze_unfreeze_at", "0=fc", "1=layer4", "50%=*"],
         FreezeSchedule(strategy=Explicit({"0": "fc", "1": "layer4", "50%": "*"})),
     ),
+    (["--freeze_direction", "bottom_up"], FreezeSchedule(strategy=Gradual(direction="bottom_up"))),
+    (["--freeze_strategy", "chain_thaw", "--freeze_every", "2 epochs"],
+     FreezeSchedule(strategy=ChainThaw("2 epochs"))),
+    (["--freeze_until", "50%", "--freeze_power", "3"],
+     FreezeSchedule(strategy=FreezeDown("50%", 3.0))),
+    (["--freeze_strategy", "random_stages", "--freeze_k", "1", "--freeze_always", "head",
+      "--freeze_every", "9 steps", "--freeze_seed", "4"],
+     FreezeSchedule(strategy=RandomStages(1, "9 steps", ["head"], 4))),
+    (["--freeze_always", "head"], FreezeSchedule(strategy=RandomStages(always=["head"]))),
+    (["--freeze_order", "ascending", "--freeze_k", "3"],
+     FreezeSchedule(strategy=Cyclic(3, order="ascending"))),
+    (["--freeze_metric", "eval_f1", "--freeze_patience", "3", "--freeze_min_delta", "0.01",
+      "--freeze_mode", "max", "--freeze_max_wait", "2", "--freeze_restore_best"],
+     FreezeSchedule(strategy=OnPlateau("eval_f1", 3, 0.01, "max", "2", True))),
+    (["--freeze_threshold", "0.2"], FreezeSchedule(strategy=ByGradient(threshold=0.2))),
+    (["--freeze_lr_decay", "2.6", "--freeze_lr", "head=1", "encoder.{0-3}=0.1",
+      "--freeze_warmup", "100 steps", "--freeze_warmup_shape", "cosine", "--freeze_hold", "5%"],
+     FreezeSchedule(lr_decay=2.6, lr={"head": 1.0, "encoder.{0-3}": 0.1}, warmup="100 steps",
+                    warmup_shape="cosine", hold="5%")),
     (["--freeze_stages", "auto", "--freeze_verify"], FreezeSchedule(verify=True)),
     (["--freeze_stages", "4"], FreezeSchedule(stages=4)),
     (
@@ -77,6 +102,34 @@ FROM_MAPPING = FreezeSchedule(
     strategy=Explicit({"0": "fc", "50%": ["layer4", "layer3"]}),
     verify=True,
 )
+
+
+def test_every_argument_of_a_strategy_is_a_flag():
+    flags = {field.name for field in dataclasses.fields(FreezeArguments)}
+    for kind in STRATEGIES.values():
+        assert {f"freeze_{field.name}" for field in dataclasses.fields(kind)} <= flags
+
+
+def test_learning_rates_and_strategies_in_a_yaml_file(tmp_path):
+    file = tmp_path / "freeze.yaml"
+    file.write_text(
+        "strategy: random_stages\n"
+        "k: 1\n"
+        "always: [head, encoder.norm]\n"
+        "free_optimizer_state: false\n"
+        "lr_decay: 2.6\n"
+        "lr:\n"
+        "  head: 10\n"
+        '  "*": 0.5\n'
+        "warmup: 50 steps\n"
+    )
+    expected = FreezeSchedule(
+        strategy=RandomStages(k=1, always=["head", "encoder.norm"]), free_optimizer_state=False,
+        lr_decay=2.6, lr={"head": 10, "*": 0.5}, warmup="50 steps",
+    )  # fmt: skip
+    read = FreezeSchedule.from_file(file)
+    assert repr(read) == repr(expected).replace("free_", "free_")
+    assert read._manners == expected._manners
 
 
 def test_a_json_file_through_the_parser_and_a_dict(tmp_path):
@@ -163,6 +216,9 @@ def test_training_arguments_with_flags_can_be_pickled(tmp_path):
 
 
 def test_every_strategy_has_a_name_for_flags():
-    assert list(STRATEGIES) == ["gradual", "head_only", "head_then_all", "explicit"]
+    assert list(STRATEGIES) == [
+        "gradual", "head_only", "head_then_all", "explicit", "chain_thaw", "freeze_down",
+        "random_stages", "cyclic", "on_plateau", "by_gradient",
+    ]  # fmt: skip
     for name in STRATEGIES:
         assert name in FreezeArguments.__dataclass_fields__["freeze_strategy"].metadata["help"]

@@ -19,12 +19,19 @@ from paddle import nn
 
 import paddle_freeze_callback
 from paddle_freeze_callback import (
+    ByGradient,
+    ChainThaw,
+    Cyclic,
     Explicit,
     FreezeArguments,
+    FreezeDown,
     FreezeSchedule,
     Gradual,
     HeadOnly,
     HeadThenAll,
+    OnPlateau,
+    RandomStages,
+    SlantedTriangular,
     freeze,
     partition,
     trainable_ratio,
@@ -168,6 +175,138 @@ ROWS = {
     "every of zero": (lambda: FreezeSchedule(every=0), "every: a length of 0 is zero"),
     "start before the start": (lambda: FreezeSchedule(start=-1), "start: moment -1 is negative"),
     "at as a float": (lambda: HeadThenAll(at=0.5), "at: 0.5 is no moment"),
+    # ---- strategies
+    "a plateau without its metric": (
+        lambda: FreezeSchedule(strategy="on_plateau"),
+        "strategy='on_plateau' needs metric; write strategy=OnPlateau(...)",
+    ),
+    "direction": (lambda: Gradual(direction="up"), "direction='up' must be 'top_down' or"),
+    "phases of no length": (lambda: ChainThaw(0), "every: a length of 0 is zero"),
+    "until nothing": (lambda: FreezeDown(until="0%"), "until: a length of '0%' is zero"),
+    "negative power": (lambda: FreezeDown(power=-1), "power=-1 must be a positive number, such as"),
+    "power as text": (
+        lambda: FreezeDown(power="3"),
+        "power='3' must be a number, such as 1 (linear",
+    ),
+    "no stage at a time": (lambda: Cyclic(k=0), "k=0 must be a whole number from 1"),
+    "half a stage": (lambda: RandomStages(k=0.5), "k=0.5 must be a whole number from 1"),
+    "a truth as number": (lambda: Cyclic(k=True), "k=True must be a whole number from 1"),
+    "seed": (lambda: RandomStages(seed="x"), "seed='x' must be a whole number from 0"),
+    "order": (lambda: Cyclic(order="random"), "order='random' must be 'descending' or 'ascending'"),
+    "always as text": (
+        lambda: RandomStages(always="head"),
+        "always='head' must be a list of stages",
+    ),
+    "always misspelt": (
+        lambda: attached(FreezeSchedule(strategy=RandomStages(k=1, always=["block9"]))),
+        "always: selector 'block9' matches no parameter or layer; did you mean 'block",
+    ),
+    "more stages at a time than there are": (
+        lambda: attached(FreezeSchedule.lisa(k=3)),
+        "k=3 stages cannot be open at a time: there are 2 to draw from, besides those always open "
+        "(block3, block2); give k from 1 to 2",
+    ),
+    "more in turn than there are": (
+        lambda: attached(FreezeSchedule(strategy=Cyclic(k=9))),
+        "there are 4 stages (head, block3, block2, block1); give k from 1 to 4",
+    ),
+    "a chain-thaw longer than the run": (
+        lambda: attached(FreezeSchedule(strategy=ChainThaw("2 steps")), total_steps=8),
+        "every: a chain-thaw of 4 stages has 5 phases, and the run of 8 steps",
+    ),
+    "moments out of order": (
+        lambda: attached(FreezeSchedule(unfreeze_at={0: "fc", "6 steps": "*", "50%": "block3"})),
+        "unfreeze_at: the moments are out of order: '50%' (step 5) stands after '6 steps' (step 6)",
+    ),
+    "metric as a number": (lambda: OnPlateau(3), "metric=3 must be a name"),
+    "metric that says nothing": (lambda: OnPlateau("m"), "mode: whether more or less of 'm' is"),
+    "mode": (lambda: OnPlateau("acc", mode="up"), "mode='up' must be 'max' or 'min'"),
+    "no patience": (
+        lambda: OnPlateau("acc", patience=0),
+        "patience=0 must be a whole number from 1",
+    ),
+    "negative delta": (
+        lambda: OnPlateau("acc", min_delta=-1),
+        "min_delta=-1 must be a number from 0",
+    ),
+    "delta that is no number": (lambda: OnPlateau("acc", min_delta=math.nan), "min_delta=nan must"),
+    "longest wait of nothing": (lambda: OnPlateau("acc", max_wait=0), "max_wait: a length of 0"),
+    "restore_best as text": (
+        lambda: OnPlateau("acc", restore_best="y"),
+        "restore_best='y' must be",
+    ),
+    "threshold over one": (
+        lambda: ByGradient(threshold=2),
+        "threshold=2 is a share of the largest",
+    ),
+    "threshold of nothing": (
+        lambda: ByGradient(threshold=0),
+        "threshold=0 must be a positive number",
+    ),
+    "a rule that gives nothing": (
+        lambda: attached(FreezeSchedule(strategy=lambda progress: [])),
+        "nothing would train from step 0 on: <lambda> gave no stage",
+    ),
+    "a rule that gives another name": (
+        lambda: attached(FreezeSchedule(strategy=lambda progress: ["fc"])),
+        "<lambda> gave the stage 'fc' at step 0, which is not one of the 4",
+    ),
+    "a rule that gives no names": (
+        lambda: attached(FreezeSchedule(strategy=lambda progress: None)),
+        "<lambda> gave None at step 0, not the names of the open stages",
+    ),
+    # ---- learning rates
+    "decay of nothing": (
+        lambda: FreezeSchedule(lr_decay=0),
+        "lr_decay=0 must be a positive number",
+    ),
+    "decay as text": (lambda: FreezeSchedule(lr_decay="2.6"), "lr_decay='2.6' must be a number"),
+    "endless decay": (lambda: FreezeSchedule(lr_decay=math.inf), "lr_decay=inf must be a positive"),
+    "lr as a number": (lambda: FreezeSchedule(lr=0.1), "lr=0.1 is no mapping from stages to"),
+    "lr that says nothing": (lambda: FreezeSchedule(lr={}), "lr={} says nothing"),
+    "a rate of nothing": (
+        lambda: FreezeSchedule(lr={"head": 0}),
+        "lr['head']=0 must be a positive number, such as 0.1; what must not train at all is frozen",
+    ),
+    "lr misspelt": (
+        lambda: attached(FreezeSchedule(lr={"block8": 1})),
+        "lr: selector 'block8' matches no parameter or layer; did you mean 'block",
+    ),
+    "lr said twice": (
+        lambda: attached(FreezeSchedule(lr={"head": 1, "fc": 2})),
+        "lr: both 'head' and 'fc' mean the stage 'head'; say its multiplier once",
+    ),
+    "lr of half a stage": (
+        lambda: attached(FreezeSchedule(lr={"block2.0": 2})),
+        "lr: 'block2.0' cuts through the stage 'block2'",
+    ),
+    "warmup of nothing": (lambda: FreezeSchedule(warmup=0), "warmup: a length of 0 is zero"),
+    "shape": (
+        lambda: FreezeSchedule(warmup=1, warmup_shape="s"),
+        "warmup_shape='s' must be 'linear'",
+    ),
+    "shape of nothing": (
+        lambda: FreezeSchedule(warmup_shape="cosine"),
+        "warmup_shape='cosine' has nothing to shape; give warmup= or hold=",
+    ),
+    "warmup in epochs of unknown length": (
+        lambda: attached(FreezeSchedule(warmup=1), total_steps=9),
+        'warmup: "1 epoch" cannot be counted: the training data has no length',
+    ),
+    "triangle without steps": (lambda: SlantedTriangular(1, 0), "total_steps=0 must be a whole"),
+    "triangle too short": (
+        lambda: SlantedTriangular(1, 5),
+        "leaves no step to rise in; give at least",
+    ),
+    "triangle that never falls": (
+        lambda: SlantedTriangular(1, 50, cut_frac=1), "cut_frac=1 must be below 1",
+    ),
+    "triangle upside down": (
+        lambda: SlantedTriangular(1, 50, ratio=0.5),
+        "ratio=0.5 must be at least",
+    ),
+    "triangle without peak": (lambda: SlantedTriangular(0, 50), "peak=0 must be a positive number"),
+    # ---- the schedule
     "strategy and every": (
         lambda: FreezeSchedule(strategy=HeadOnly(), every=1),
         "strategy= and every= contradict each other",
@@ -279,6 +418,26 @@ ROWS = {
     "explicit without its flag": (
         lambda: flags(strategy="explicit"),
         "--freeze_strategy: explicit needs --freeze_unfreeze_at",
+    ),
+    "flag of several strategies": (
+        lambda: flags(k=2),
+        "--freeze_k: belongs to several strategies; say which with --freeze_strategy:",
+    ),
+    "flag of several others": (
+        lambda: flags(strategy="gradual", k=2),
+        "--freeze_k: belongs to the strategies 'random_stages', 'cyclic', not to 'gradual'",
+    ),
+    "strategy flag without its metric": (
+        lambda: flags(strategy="on_plateau"), "--freeze_strategy: on_plateau needs --freeze_metric",
+    ),
+    "rate flag without a number": (
+        lambda: flags(lr=["head=fast"]), "--freeze_lr: the multiplier 'fast' of 'head' is no",
+    ),
+    "rate flag without a stage": (
+        lambda: flags(lr=["0.1"]), "--freeze_lr: '0.1' is no pair stage=multiplier, such as head=1",
+    ),
+    "bad value by flag": (
+        lambda: flags(metric="acc", patience=0), "--freeze_patience: patience=0 must be a whole",
     ),
     "flags of two strategies": (lambda: flags(every="1", at="1"), "--freeze_every: belongs to"),
     "unknown strategy": (lambda: flags(strategy="best"), "--freeze_strategy: unknown"),

@@ -17,7 +17,9 @@ from paddle_freeze_callback.hosts.trainer import _refuse_unsupported
 PROGRAM = str(Path(__file__).parent / "programs" / "parallel.py")
 
 
-def run(folder: Path, loop: str, accumulate: int, *, ranks: int) -> list[dict]:
+def run(
+    folder: Path, loop: str, accumulate: int, *, ranks: int, strategy: str = "plan"
+) -> list[dict]:
     folder.mkdir()
     launch = (
         ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--backend", "gloo",
@@ -25,7 +27,7 @@ def run(folder: Path, loop: str, accumulate: int, *, ranks: int) -> list[dict]:
         if ranks > 1
         else []
     )  # fmt: skip
-    command = [sys.executable, *launch, PROGRAM, loop, str(accumulate), str(folder)]
+    command = [sys.executable, *launch, PROGRAM, loop, str(accumulate), str(folder), strategy]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     files = [folder / f"rank{rank}.pickle" for rank in range(ranks)]
     assert all(file.exists() for file in files), done.stdout[-3000:] + done.stderr[-2000:]
@@ -50,6 +52,18 @@ def test_two_processes_equal_each_other_and_one(tmp_path, loop, accumulate):
     assert len(single["history"]) == 4
     assert furthest(first["weights"], second["weights"]) == 0
     assert furthest(first["weights"], single["weights"]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("loop", "strategy"),
+    [("hapi", "random"), ("trainer", "plateau"), ("hapi", "gradient"), ("hand", "rule")],
+)
+def test_two_processes_decide_the_same(tmp_path, loop, strategy):
+    """By chance, metrics, gradients, and an own rule that differs from rank to rank."""
+    first, second = run(tmp_path / "two", loop, 1, ranks=2, strategy=strategy)
+    assert first["history"] == second["history"]
+    assert len(first["history"]) > 1
+    assert furthest(first["weights"], second["weights"]) == 0
 
 
 def test_sharding_as_the_trainer_parses_it_is_refused_too(tmp_path):

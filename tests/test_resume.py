@@ -54,6 +54,29 @@ def test_trainer_resumed_after_any_step_in_another_process_is_bitwise_the_same(t
     assert result["differs"] == {str(step): [] for step in range(1, 12)}
 
 
+RATES = ('freeze_lr=["head=2"]', "freeze_lr_decay=2.6", 'freeze_warmup="3 steps"')
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ('freeze_strategy="random_stages"', "freeze_k=1", "freeze_seed=5",
+         'freeze_every="2 steps"', *RATES),
+        ('freeze_strategy="by_gradient"', 'freeze_every="2 steps"', "freeze_threshold=0.9"),
+        ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
+         "freeze_min_delta=0.001", 'freeze_max_wait="5 steps"', "freeze_restore_best=true",
+         'freeze_hold="2 steps"'),
+    ],
+    ids=lambda options: options[0],
+)  # fmt: skip
+def test_what_chance_gradients_and_metrics_decided_is_resumed_after_any_step(tmp_path, options):
+    """From the checkpoint of each step, in another process, bitwise the same; ramps, too."""
+    result = program("resume", tmp_path, 1, *options)
+    assert result["steps"] == list(range(1, 13))
+    assert len(result["at"]) > 1
+    assert result["differs"] == {str(step): [] for step in range(1, 12)}
+
+
 def test_hapi_saved_and_continued_in_another_process_is_bitwise_the_same(tmp_path):
     result = program("resume_hapi", tmp_path)
     assert result["differs"] == {"2 epochs": [], "12 steps": [], "1 epoch": [], "6 steps": []}

@@ -3,9 +3,9 @@
 Every rank writes its weights and transitions to ``FOLDER/rank<N>.pickle``; the global batches
 are the same for any number of processes.
 
-    python parallel.py LOOP ACCUMULATE FOLDER
+    python parallel.py LOOP ACCUMULATE FOLDER [STRATEGY]
     python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo \
-        parallel.py LOOP ACCUMULATE FOLDER
+        parallel.py LOOP ACCUMULATE FOLDER [STRATEGY]
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ import paddle
 from networks import Vectors
 from paddle import nn
 
-from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback import (
+    ByGradient,
+    Explicit,
+    FreezeSchedule,
+    OnPlateau,
+    RandomStages,
+)
 
 GLOBAL_BATCH, EPOCHS = 8, 4
 PLAN = {
@@ -28,6 +34,21 @@ PLAN = {
     1: "block2",
     2: {"freeze": "block2", "unfreeze": "block1"},
     3: {"unfreeze": "block2"},
+}
+
+
+def unlike(progress):
+    """A rule that is not the same on all ranks, as when it draws at random."""
+    rank = paddle.distributed.get_rank()
+    return progress.stages[: 1 + (progress.step + rank) // 4]
+
+
+STRATEGIES = {
+    "plan": Explicit(PLAN),
+    "random": RandomStages(k=1, every="3 steps"),
+    "gradient": ByGradient(every="3 steps", threshold=0.5),
+    "plateau": OnPlateau("eval_loss", patience=1, min_delta=0.02, max_wait="5 steps"),
+    "rule": unlike,
 }
 
 
@@ -94,13 +115,16 @@ def by_trainer(schedule, accumulate, ranks, folder, **flags):
 
     class Plain(InOrder):
         def compute_loss(self, model, inputs, return_outputs=False):
-            return nn.functional.cross_entropy(model(inputs["inputs"]), inputs["labels"])
+            logits = model(inputs["inputs"])
+            loss = nn.functional.cross_entropy(logits, inputs["labels"])
+            return (loss, logits) if return_outputs else loss
 
     trainer = trainer_for(
         Blocks(), folder, [schedule], kind=Plain, data=Rows(), num_train_epochs=EPOCHS,
         per_device_train_batch_size=GLOBAL_BATCH // ranks, gradient_accumulation_steps=accumulate,
-        learning_rate=0.01, weight_decay=0.1, **flags,
+        learning_rate=0.01, weight_decay=0.1, evaluation_strategy="steps", eval_steps=2, **flags,
     )  # fmt: skip
+    trainer.eval_dataset = Rows()
     trainer.train()
     return trainer.model
 
@@ -110,14 +134,14 @@ def by_sharding(schedule, accumulate, ranks, folder):
     return by_trainer(schedule, accumulate, ranks, folder, **flags)
 
 
-def main(loop: str, accumulate: str, folder: str) -> None:
+def main(loop: str, accumulate: str, folder: str, strategy: str = "plan") -> None:
     """Train and write down what came out."""
     loops = {
         "hapi": by_hapi, "hand": by_hand, "trainer": by_trainer, "sharding": by_sharding,
     }  # fmt: skip
     environment = paddle.distributed.ParallelEnv()
     ranks = environment.nranks
-    schedule = FreezeSchedule(unfreeze_at=PLAN, verify=True)
+    schedule = FreezeSchedule(strategy=STRATEGIES[strategy], lr_decay=2, verify=True)
     network = loops[loop](schedule, int(accumulate), ranks, Path(folder))
     result = {
         "weights": {name: tensor.numpy() for name, tensor in network.named_parameters()},

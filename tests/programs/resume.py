@@ -4,6 +4,9 @@ Prints, as JSON, what differs. Children are forked before Paddle has built anyth
 names its parameters from the beginning, as a new process does.
 
     python resume.py FOLDER ACCUMULATE [OPTION=VALUE ...]
+
+Options are those of the constructor for a plan that freezes, unfreezes and refreezes, or, with
+freeze_strategy among them, flags.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from trainers import tiny_bert, trainer_for
+from trainers import Tokens, tiny_bert, trainer_for
 
-from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback import FreezeArguments, FreezeSchedule
 
 TOP, BELOW = "bert.encoder.layers.2", "bert.encoder.layers.{0-1}"
 PLAN = {
@@ -33,8 +36,10 @@ PLAN = {
 
 def train(folder: Path, accumulate: int, resume: int | None, result: Path, options: dict) -> None:
     """Run, and write down weights, optimizer state, learning rate and transitions."""
-    options = {"unfreeze_at": PLAN, **options}
-    schedule = FreezeSchedule(verify=True, **options)
+    if "freeze_strategy" in options:
+        schedule = FreezeSchedule.from_args(FreezeArguments(freeze_verify=True, **options))
+    else:
+        schedule = FreezeSchedule(verify=True, **{"unfreeze_at": PLAN, **options})
     trainer = trainer_for(
         tiny_bert(),
         folder,
@@ -46,7 +51,10 @@ def train(folder: Path, accumulate: int, resume: int | None, result: Path, optio
         logging_steps=100,
         warmup_steps=4,
         weight_decay=0.1,
+        evaluation_strategy="steps",
+        eval_steps=2,
     )
+    trainer.eval_dataset = Tokens(4)
     trainer.train(resume_from_checkpoint=resume and str(folder / f"checkpoint-{resume}"))
     state = trainer.optimizer.state_dict()
     rate = state.pop("LR_Scheduler")
@@ -94,7 +102,7 @@ def difference(whole: dict, resumed: dict | str, step: int) -> list[str]:
 def main(folder: str, accumulate: str, *options: str) -> None:
     """Compare a resume from every checkpoint."""
     where = Path(folder)
-    given = {key: json.loads(value) for key, value in (option.split("=") for option in options)}
+    given = {key: json.loads(value) for key, value in (option.split("=", 1) for option in options)}
     whole = in_a_process(where, int(accumulate), None, where / "whole.pickle", given)
     if isinstance(whole, str):
         raise SystemExit(whole)
