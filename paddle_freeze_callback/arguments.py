@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, List, Optional
 
@@ -153,8 +153,8 @@ class FreezeArguments:
         default=True,
         metadata={"help": "Put stop_gradient back as it was at the end of training."},
     )
-    freeze_free_optimizer_state: bool = field(
-        default=False,
+    freeze_free_optimizer_state: Optional[bool] = field(
+        default=None,
         metadata={
             "help": "Drop the optimizer's moments of a stage that is frozen again; "
             "random_stages and cyclic do so anyway."
@@ -287,6 +287,11 @@ def _read(options: dict[str, Any], where: Callable[[str], str]) -> dict[str, Any
     return {**rest, "strategy": _made(_kind(name, own, where), own, where)}
 
 
+def named_in(error: Exception, options: Iterable[str]) -> Optional[str]:
+    """The option that an error begins with; the longest, as one may begin with another."""
+    return max((one for one in options if str(error).startswith(one)), key=len, default=None)
+
+
 def owners(option: str) -> list[str]:
     """The names of the strategies that have an option of this name."""
     return [name for name, kind in STRATEGIES.items() if option in options_of(kind)]
@@ -327,7 +332,7 @@ def _made(kind: "type[Strategy]", own: Mapping[str, Any], where: Callable[[str],
     try:
         return kind(**own)
     except (TypeError, ValueError) as error:
-        key = next((option for option in own if str(error).startswith(option)), "strategy")
+        key = named_in(error, options_of(kind)) or "strategy"
         text = str(error)[len(key) + 2 :] if str(error).startswith(f"{key}: ") else str(error)
         raise type(error)(f"{where(key)}: {text}") from None
 
@@ -380,6 +385,16 @@ def _pairs(value: Any, form: str, example: str, key: str) -> "dict[Any, Any]":
     return pairs
 
 
+def _number(value: Any) -> Any:
+    """A number; YAML reads ``1e-3`` as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no number") from None
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{value!r} is neither true nor false")
@@ -391,6 +406,7 @@ _READERS = {
     "unfreeze_at": _unfreeze_at,
     "lr": _lr,
     "restore_best": _boolean,
+    **dict.fromkeys(("power", "min_delta", "threshold", "lr_decay"), _number),
     "verify": _boolean,
     "restore": _boolean,
     "free_optimizer_state": _boolean,

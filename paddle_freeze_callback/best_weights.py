@@ -44,6 +44,10 @@ class BestWeights:
         with paddle.no_grad():
             for name, copy in self._copies.items():
                 tensors[name].set_value(copy)
+                master = tensors.get(f"{name} (master)")
+                if master is not None and f"{name} (master)" not in self._copies:
+                    # made after the copy; the next step would write it over the weight
+                    master.set_value(copy.astype(master.dtype))
         self._copies = {}
 
     def __bool__(self) -> bool:

@@ -168,6 +168,15 @@ class Freezer:
             self._bridge.undo()
             self._bridge = None
 
+    @property
+    def settled(self) -> bool | None:
+        """See :attr:`.recompute.Bridge.settled`."""
+        return None if self._bridge is None else self._bridge.settled
+
+    def opened(self) -> frozenset[int]:
+        """The identities of the weights that train now."""
+        return frozenset(id(weight.tensor) for weight in self._every if weight.trains)
+
     def members(self, stage: str) -> list[Weight]:
         """The weights of a stage that may be opened."""
         return [weight for weight in self._members[stage] if weight.name in self._openable]

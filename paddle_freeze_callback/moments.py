@@ -182,6 +182,12 @@ class Run:
             return length.value * self.total_steps
         if length.unit == "epochs" and self.steps_per_epoch:
             return length.value * self.steps_per_epoch
+        if self.total_steps and self.epochs is None and length.unit == "epochs":
+            raise ValueError(
+                f'"{length}" cannot be counted: how many steps an epoch has is not known (training '
+                "data without length, or no steps_per_epoch=); "
+                'use steps ("500 steps") or a share of the run ("30%")'
+            )
         raise ValueError(
             f'"{length}" cannot be counted: the training data has no length'
             + (
@@ -226,6 +232,24 @@ class Run:
             begun = sum(start <= step for start in self.epoch_starts)
             return max(begun - 1, 0) // epochs
         return int(step // self.steps(every))
+
+    def after(self, step: int, length: Moment) -> int | None:
+        """How many optimizer steps are done when so much time has passed since a step.
+
+        ``None`` while that cannot be known: an epoch of data without length that has not begun.
+
+        Raises:
+            ValueError: if it never can.
+
+        >>> Run.of(epochs=3, steps_per_epoch=10).after(7, Moment.of(1))
+        17
+        """
+        if length.unit != "steps" and self.steps_per_epoch is None and not self.total_steps:
+            assert self.epochs is not None
+            epochs = length.value * (self.epochs if length.unit == "share" else 1)
+            index = self.epoch_of(step) + max(math.ceil(epochs), 1)
+            return self.epoch_starts[index] if index < len(self.epoch_starts) else None
+        return step + max(math.ceil(self.steps(length)), 1)
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, in which training is after so many optimizer steps."""
@@ -276,7 +300,8 @@ class Progress:
     Attributes:
         step: optimizer steps done.
         run: the length of the run.
-        metrics: the last value of each metric that the loop evaluated.
+        metrics: the values of the evaluation that was just made, or, for a rule of the user's
+            own, the last value of each metric.
         decisions: what a strategy that does not follow from time alone noted so far, oldest
             first: pairs of step and note.
         stages: the names of the stages that a strategy decides about, head first.
@@ -290,7 +315,16 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 0."""
+        """The epoch, from 0.
+
+        Raises:
+            ValueError: if the run does not tell how many steps an epoch has.
+        """
+        if self.run.steps_per_epoch is None and self.run.epochs is None:
+            raise ValueError(
+                "the epoch is not known: the training data has no length, or steps_per_epoch= was "
+                "not given; use progress.step or progress.share"
+            )
         return self.run.epoch_of(self.step)
 
     @property

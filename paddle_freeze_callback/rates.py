@@ -52,6 +52,12 @@ class LearningRates:
                 )
             if not self.lr:
                 raise ValueError('lr={} says nothing; give {"head": 1.0, "*": 0.1} or leave it out')
+            object.__setattr__(self, "lr", dict(self.lr))  # nobody else's
+            if EVERYTHING in self.lr and self.lr_decay != 1:
+                raise ValueError(
+                    f"lr_decay={self.lr_decay!r} and lr={{'*': ...}} contradict each other: the "
+                    "latter says the multiplier of every stage that no other key means; drop one"
+                )
             for key, value in self.lr.items():
                 positive(f"lr[{key!r}]", value, "0.1; what must not train at all is frozen")
         for name in ("warmup", "hold"):
@@ -69,21 +75,21 @@ class LearningRates:
         return self.lr_decay == 1 and not self.lr and self.warmup is None and self.hold is None
 
     def multipliers(
-        self, stages: Sequence[str], names_of: Callable[[Any], Sequence[str]]
+        self, depths: Mapping[str, int], names_of: Callable[[Any], Sequence[str]]
     ) -> dict[str, float]:
         """The multiplier of each stage, ramps aside.
 
         Args:
-            stages: names, head first.
+            depths: how many stages lie above each, 0 for the head.
             names_of: the stages that a selector means.
 
         Raises:
             ValueError: if two keys of ``lr`` mean one stage, or a selector fits nothing.
 
-        >>> LearningRates(lr_decay=2).multipliers(["head", "top", "bottom"], lambda key: [key])
-        {'head': 1.0, 'top': 0.5, 'bottom': 0.25}
+        >>> LearningRates(lr_decay=2).multipliers({"head": 0, "top": 1}, lambda key: [key])
+        {'head': 1.0, 'top': 0.5}
         """
-        rates = {name: float(self.lr_decay) ** -index for index, name in enumerate(stages)}
+        rates = {name: float(self.lr_decay) ** -depth for name, depth in depths.items()}
         said: dict[str, Any] = {}
         for key, value in (self.lr or {}).items():
             if key == EVERYTHING:
@@ -101,7 +107,7 @@ class LearningRates:
                 said[name] = key
                 rates[name] = float(value)
         if self.lr and EVERYTHING in self.lr:
-            for name in set(stages).difference(said):
+            for name in set(depths).difference(said):
                 rates[name] = float(self.lr[EVERYTHING])
         return rates
 
@@ -118,7 +124,9 @@ class LearningRates:
         """After how many steps every ramp is over."""
         return max(self._steps("warmup", run), self._steps("hold", run))
 
-    def ramps(self, step: int, run: Run, openings: Mapping[str, int]) -> dict[str, float]:
+    def ramps(
+        self, step: int, run: Run, openings: Mapping[str, int], latest: int = 0
+    ) -> dict[str, float]:
         """The factors below 1 that ramps give after so many steps, by stage.
 
         In the n-th of N steps of a linear ramp the factor is n / N; of a cosine one,
@@ -130,12 +138,13 @@ class LearningRates:
             run: the run.
             openings: at which step each of the open stages opened; 0 for those that were open
                 from the beginning.
+            latest: the last step at which any stage opened, be it open still or not.
 
         >>> LearningRates(warmup="4 steps").ramps(11, Run.of(total_steps=99), {"a": 0, "b": 10})
         {'b': 0.5}
         """
         factors: dict[str, float] = {}
-        latest = max(openings.values(), default=0)
+        latest = max([latest, *openings.values()])
         for name, opened in openings.items():
             factor = 1.0
             if opened:
@@ -260,7 +269,8 @@ class SlantedTriangular(LRScheduler):  # type: ignore[misc]  # it is untyped
         if ratio < 1:
             raise ValueError(f"ratio={ratio!r} must be at least 1: peak is the highest rate")
         self.total_steps: int = int(total_steps)
-        self.cut: int = math.floor(self.total_steps * cut_frac)
+        # 0.29 * 100 is a hair below 29
+        self.cut: int = math.floor(round(self.total_steps * cut_frac, 9))
         self.cut_frac: float = cut_frac
         self.ratio: float = ratio
         if self.cut < 1:

@@ -87,6 +87,11 @@ class Bridge:
         """A copy of a network shares its hooks: they act on the layer that they are called for."""
         return self
 
+    @property
+    def settled(self) -> bool | None:
+        """Whether a training step has shown that nothing is recomputed; ``None`` if it is."""
+        return None if self._decided and self._seen else self._decided
+
     def undo(self) -> None:
         for handle in [*self._cure, *self._watch, self._root]:
             handle.remove()

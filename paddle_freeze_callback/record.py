@@ -31,6 +31,13 @@ def file_at(place: str | os.PathLike[str], name: str) -> Path:
     return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
 
 
+def found_at(place: str | os.PathLike[str], name: str) -> Path:
+    """Where a file of a schedule was written, even if a folder of that name came later."""
+    beside = Path(place).with_name(f"{Path(place).name}.{name}")
+    file = file_at(place, name)
+    return beside if beside.exists() and not file.exists() else file
+
+
 @dataclass(frozen=True)
 class Record:
     """The state of a schedule after so many steps.
@@ -70,7 +77,7 @@ class Record:
             FileNotFoundError: if the checkpoint has none.
             ValueError: if the file is damaged, foreign, or of a newer version.
         """
-        file = file_at(place, FILE)
+        file = found_at(place, FILE)
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:

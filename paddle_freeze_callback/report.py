@@ -34,7 +34,7 @@ class Transition:
     frozen: tuple[str, ...]
     trainable: int
     total: int
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def ratio(self) -> float:

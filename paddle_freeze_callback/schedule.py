@@ -10,13 +10,15 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paddle import nn
 
 from . import arguments
 from .checks import boolean, one_of
+from .feature_cache import CacheOptions, CacheStatistics
 from .freezer import FROZEN_MODES
 from .hosts.hapi import HapiLoop, checkpoint_prefix, metrics_of
 from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
@@ -64,7 +66,7 @@ class FreezeSchedule:
         frozen_norm: ``"eval"`` holds the running statistics of frozen normalization layers
             still; ``"train"`` lets them move.
         frozen_dropout: ``"train"`` leaves dropout on in frozen layers; ``"eval"`` runs them
-            in eval mode.
+            in eval mode. By default ``"eval"`` with a cache, which needs it, else ``"train"``.
         verify: check with checksums, at every transition and at the end, that nothing frozen
             has moved.
         restore: put ``stop_gradient`` back as it was found at the end of training. Everything
@@ -81,6 +83,14 @@ class FreezeSchedule:
         warmup_shape: ``"linear"`` or ``"cosine"``, of ``warmup`` and ``hold``.
         hold: how long stages that are open already ramp up again when another opens; by default
             they don't.
+        cache: ``"memory"``, ``"disk"`` or a folder: compute a frozen prefix once per sample
+            instead of once per epoch. Results stay the same; see
+            :mod:`paddle_freeze_callback.feature_cache`.
+        cache_limit: bytes of features at most, or text such as ``"4 GB"``; by default half of
+            the free memory, or of the free space on the disk.
+        cache_dtype: keep features as ``"float16"`` or ``"float32"``; by default as computed.
+        cache_check_every: compare a sample of the cache with a fresh computation every so many
+            batches; a difference is a ``RuntimeError``.
         resume_at: only for ``paddle.Model.fit``, which cannot tell: how much of the run earlier
             calls of ``fit`` have done, as a moment such as ``2`` or ``"300 steps"``. A Trainer
             that resumes knows.
@@ -110,7 +120,7 @@ class FreezeSchedule:
         start: When | None = None,
         unfreeze_at: Mapping[When, Any] | None = None,
         frozen_norm: str = "eval",
-        frozen_dropout: str = "train",
+        frozen_dropout: str | None = None,
         verify: bool = False,
         restore: bool = True,
         free_optimizer_state: bool | None = None,
@@ -119,9 +129,17 @@ class FreezeSchedule:
         warmup: When | None = None,
         warmup_shape: str = "linear",
         hold: When | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        cache_limit: int | str | None = None,
+        cache_dtype: str | None = None,
+        cache_check_every: int | None = None,
         resume_at: When | None = None,
         resume_from: str | os.PathLike[str] | None = None,
     ) -> None:
+        # What was given must not change when the caller's own objects do.
+        stages = list(stages) if isinstance(stages, list) else stages
+        unfreeze_at = dict(unfreeze_at) if isinstance(unfreeze_at, Mapping) else unfreeze_at
+        lr = dict(lr) if isinstance(lr, Mapping) else lr
         given = {
             "stages": (stages, "auto"),
             "strategy": (strategy, None),
@@ -129,7 +147,7 @@ class FreezeSchedule:
             "start": (start, None),
             "unfreeze_at": (unfreeze_at, None),
             "frozen_norm": (frozen_norm, "eval"),
-            "frozen_dropout": (frozen_dropout, "train"),
+            "frozen_dropout": (frozen_dropout, None),
             "verify": (verify, False),
             "restore": (restore, True),
             "free_optimizer_state": (free_optimizer_state, None),
@@ -138,6 +156,10 @@ class FreezeSchedule:
             "warmup": (warmup, None),
             "warmup_shape": (warmup_shape, "linear"),
             "hold": (hold, None),
+            "cache": (cache, None),
+            "cache_limit": (cache_limit, None),
+            "cache_dtype": (cache_dtype, None),
+            "cache_check_every": (cache_check_every, None),
             "resume_at": (resume_at, None),
             "resume_from": (resume_from, None),
         }
@@ -148,7 +170,16 @@ class FreezeSchedule:
         }
         _check_stages(stages)
         one_of("frozen_norm", frozen_norm, FROZEN_MODES)
-        one_of("frozen_dropout", frozen_dropout, FROZEN_MODES)
+        if frozen_dropout is not None:
+            one_of("frozen_dropout", frozen_dropout, FROZEN_MODES)
+        options = _cache_options(cache, cache_limit, cache_dtype, cache_check_every)
+        if options is not None:
+            for name, value in (("norm", frozen_norm), ("dropout", frozen_dropout)):
+                if value == "train":
+                    raise ValueError(
+                        f"cache={cache!r} and frozen_{name}='train' contradict each other: what is "
+                        "kept must not change while it is frozen; drop one of them"
+                    )
         boolean("verify", verify)
         boolean("restore", restore)
         if free_optimizer_state is not None:
@@ -168,7 +199,8 @@ class FreezeSchedule:
         self._strategy = _strategy(strategy, every, start, unfreeze_at)
         self._manners: dict[str, Any] = {
             "frozen_norm": frozen_norm,
-            "frozen_dropout": frozen_dropout,
+            "frozen_dropout": frozen_dropout or ("train" if options is None else "eval"),
+            "cache": options,
             "verify": verify,
             "restore": restore,
             "free_optimizer_state": (
@@ -201,6 +233,7 @@ class FreezeSchedule:
         >>> FreezeSchedule.ulmfit()
         FreezeSchedule(every='1 epoch', lr_decay=2.6)
         """
+        _no_strategy("ulmfit", options)
         return cls(**{"every": "1 epoch", "lr_decay": 2.6, **options})
 
     @classmethod
@@ -217,11 +250,17 @@ class FreezeSchedule:
         >>> FreezeSchedule.lp_ft(at="2 epochs")
         FreezeSchedule(strategy=HeadThenAll(at='2 epochs'))
         """
-        return cls(**{"strategy": HeadThenAll(at), **options})
+        _no_strategy("lp_ft", options)
+        return cls(strategy=HeadThenAll(at), **options)
 
     @classmethod
     def lisa(
-        cls, k: int = 2, every: When = "20 steps", seed: int = 0, **options: Any
+        cls,
+        k: int = 2,
+        every: When = "20 steps",
+        seed: int = 0,
+        always: Sequence[Any] = ("head", "embeddings"),
+        **options: Any,
     ) -> FreezeSchedule:
         """LISA: head and embeddings train throughout, and ``k`` random blocks at a time.
 
@@ -232,12 +271,14 @@ class FreezeSchedule:
             k: blocks open at a time.
             every: how long they stay open.
             seed: another seed, another sequence of draws.
+            always: stages that are open all the time.
             options: further arguments of the constructor.
 
-        >>> FreezeSchedule.lisa(k=1).history
-        []
+        >>> FreezeSchedule.lisa(k=1)
+        FreezeSchedule(strategy=RandomStages(k=1))
         """
-        return cls(**{"strategy": RandomStages(k, every, seed=seed), **options})
+        _no_strategy("lisa", options)
+        return cls(strategy=RandomStages(k, every, always, seed), **options)
 
     @classmethod
     def from_args(cls, args: Any) -> FreezeSchedule:
@@ -289,6 +330,12 @@ class FreezeSchedule:
     def history(self) -> list[Transition]:
         """The transitions of the last run; the first says what it began with."""
         return self._freezing.history if self._freezing else []
+
+    @property
+    def cache(self) -> CacheStatistics | None:
+        """What the cache of the last run did; ``None`` without a cache, or before the first run."""
+        cache = self._freezing.cache if self._freezing else None
+        return None if cache is None else cache.statistics
 
     def as_explicit(self) -> Explicit:
         """What happened in the last run, as a schedule that can be printed and replayed.
@@ -387,6 +434,8 @@ class FreezeSchedule:
                     f"after {record.step} steps; drop step="
                 )
             step = record.step
+        elif step:
+            self._without_record("what schedule.save() wrote; name it with resume_from=")
         run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
         if run.total_steps is None:
             raise ValueError(
@@ -439,19 +488,31 @@ class FreezeSchedule:
         return self._freezing
 
     def _record_of(self, folder: str | None) -> Record | None:
-        """What a Trainer's checkpoint tells; only decisions cannot be done without."""
+        """What a Trainer's checkpoint tells."""
         try:
             if folder is None:
                 raise FileNotFoundError("the folder of the checkpoint is not known")
             return Record.load(folder)
         except FileNotFoundError as error:
-            if self._strategy.decides:
-                raise ValueError(
-                    f"{self._strategy!r} does not follow from time alone, and what it noted so far "
-                    f"is in {FILE} beside trainer_state.json, which is missing ({error}); resume "
-                    "from a checkpoint that was saved with this schedule"
-                ) from None
+            self._without_record(
+                f"{FILE} beside trainer_state.json, which is missing ({error}); "
+                "resume from a checkpoint that was saved with this schedule"
+            )
             return None
+
+    def _without_record(self, where: str) -> None:
+        """In the middle of a run, without the notes that the strategy made before."""
+        if self._strategy.needs_record:
+            raise ValueError(
+                f"{self._strategy!r} does not follow from time alone, and what it noted so far is "
+                f"in {where}"
+            )
+        if self._strategy.decides:
+            warnings.warn(
+                f"{self._strategy!r} starts without the metrics that were evaluated before; they "
+                f"are in {where}",
+                stacklevel=4,
+            )
 
     def _resumed(self) -> Record | None:
         """What the checkpoint named by ``resume_from`` tells."""
@@ -494,6 +555,11 @@ class FreezeSchedule:
                 raise RuntimeError("on_train_begin came before set_model; is this paddle.Model?")
             record = self._resumed()
             done = self._resume_at if record is None else f"{record.step} steps"
+            if record is None and done is not None:
+                self._without_record(
+                    "the files beside the checkpoints of fit(save_dir=...); "
+                    'name one with resume_from=, such as "checkpoints/3", instead of resume_at='
+                )
             hapi = HapiLoop(self._model, self._params, done)
             self._loop = hapi
             self._begin(
@@ -603,11 +669,16 @@ class FreezeSchedule:
                 self._logs, self._logged = logs, tuple(numbers)
                 logs.update(numbers)
 
+    def on_eval_begin(self, logs: Any = None) -> None:
+        """``fit`` evaluates next, and says what."""
+        if isinstance(self._loop, HapiLoop):
+            self._loop.metrics = tuple((logs or {}).get("metrics") or ())
+
     def on_eval_end(self, logs: Any = None) -> None:
         """``fit`` evaluated: a strategy may decide from the metrics."""
         loop = self._loop
         if isinstance(loop, HapiLoop) and self._freezing is not None:
-            self._freezing.evaluated(metrics_of(logs or {}), loop.done)
+            self._freezing.evaluated(metrics_of(logs or {}, loop.metrics), loop.done)
             if loop.saved is not None:  # fit saved this epoch before it evaluated
                 self._save_beside(loop.saved)
 
@@ -627,7 +698,7 @@ class FreezeSchedule:
     on_step_end = on_substep_end = on_load_data_end = _ignore
     on_optimizer_begin = on_optimizer_end = _ignore
     on_prediction_step = on_save_hf = _ignore
-    on_eval_begin = on_eval_batch_begin = on_eval_batch_end = _ignore
+    on_eval_batch_begin = on_eval_batch_end = _ignore
     on_predict_begin = on_predict_end = on_predict_batch_begin = on_predict_batch_end = _ignore
 
     # ------------------------------------------------------------ an object like others
@@ -645,6 +716,15 @@ def _rebuilt(kind: type[FreezeSchedule], given: dict[str, Any]) -> FreezeSchedul
     return kind(**given)
 
 
+def _no_strategy(recipe: str, options: Mapping[str, Any]) -> None:
+    for name in ("strategy", "unfreeze_at"):
+        if name in options:
+            raise ValueError(
+                f"{name}={options[name]!r} and {recipe}() contradict each other: the recipe is a "
+                f"strategy; write FreezeSchedule({name}=...)"
+            )
+
+
 def _made(
     kind: type[FreezeSchedule], options: dict[str, Any], where: Callable[[str], str]
 ) -> FreezeSchedule:
@@ -652,7 +732,7 @@ def _made(
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
-        named = next((name for name in options if str(error).startswith(name)), None)
+        named = arguments.named_in(error, options)
         if named is None:
             raise
         raise type(error)(f"{where(named)}: {error}") from None
@@ -712,6 +792,15 @@ def _strategy_named(name: str) -> Strategy:
             f"strategy={name!r} needs {', '.join(required_of(kind))}; "
             f"write strategy={kind.__name__}(...)"
         ) from None
+
+
+def _cache_options(cache: Any, limit: Any, dtype: Any, check_every: Any) -> CacheOptions | None:
+    if cache is not None:
+        return CacheOptions(cache, limit, dtype, check_every)
+    for name, value in (("limit", limit), ("dtype", dtype), ("check_every", check_every)):
+        if value is not None:
+            raise ValueError(f"cache_{name}={value!r} says nothing without cache=")
+    return None
 
 
 def _check_stages(stages: Any) -> None:

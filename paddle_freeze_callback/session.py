@@ -9,28 +9,33 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import paddle
 from paddle import nn
 
 from . import optimizer as optimizers
 from . import parallel, rates
 from .best_weights import BestWeights
+from .feature_cache import CacheOptions, FeatureCache
 from .freezer import Freezer, asked_by_name
 from .gradients import GradientSample
-from .moments import Progress, Run, When
+from .moments import Moment, Progress, Run, When
 from .rates import LearningRates, Multipliers
 from .record import BEST_FILE, Record, file_at
 from .report import Transition, listing, numbers
-from .selectors import EVERYTHING, Selector, select
+from .selectors import EVERYTHING, Selector, describe, select
 from .stages import (
     REST,
     Stage,
     Stages,
     automatic_selectors,
+    automatic_stages,
     covering,
     partition,
     partition_by,
@@ -80,7 +85,8 @@ def plan(
         strategy = strategy.with_stages(lambda selector: next(names))
     else:
         parts = partition(network, stages)
-        strategy = strategy.with_stages(lambda one: stage_names(network, parts, one))
+        all_names = [stage.name for stage in parts if stage.name != REST]
+        strategy = strategy.with_stages(lambda one: stage_names(network, parts, one), all_names)
     if isinstance(stages, (list, tuple)):
         selectors = [*selectors, *stages]
     every = weights(network)
@@ -98,11 +104,46 @@ def plan(
         if (stage.name != REST or isinstance(strategy, Explicit))
         and not openable.isdisjoint(stage.parameters)
     )
+    in_order = isinstance(strategy, Explicit) and stages == "auto"
     multipliers = learning_rates.multipliers(
-        [stage.name for stage in parts if stage.name != REST],
-        lambda one: stage_names(network, parts, one),
+        _depths(network, parts, by_opening=in_order and learning_rates.lr_decay != 1),
+        lambda one: _rated(network, parts, one),
     )
     return Plan(parts, strategy, schedulable, frozenset(openable), multipliers)
+
+
+def _depths(network: nn.Layer, parts: Sequence[Stage], *, by_opening: bool) -> dict[str, int]:
+    """How many stages lie above each; stages in order of their opening are put in order first."""
+    named = [stage for stage in parts if stage.name != REST]
+    if not by_opening:
+        return {stage.name: depth for depth, stage in enumerate(named)}
+    every = weights(network)
+    above = {
+        weight.name: depth
+        for depth, group in enumerate(automatic_stages(network, every).values())
+        for weight in group
+    }
+    if not above:
+        raise ValueError(
+            f"lr_decay: which stages of {type(network).__name__} lie below which cannot be told; "
+            'name them, head first, for example stages=["head", "*"]'
+        )
+    return {stage.name: above[stage.parameters[0]] for stage in named}
+
+
+def _rated(network: nn.Layer, parts: Sequence[Stage], selector: Selector) -> tuple[str, ...]:
+    """The stages that a key of ``lr`` means."""
+    rest = {name for stage in parts if stage.name == REST for name in stage.parameters}
+    try:
+        chosen = {weight.name for weight in select(weights(network), selector)}
+    except ValueError:  # the name of a stage
+        chosen = set()
+    if chosen and chosen <= rest:
+        raise ValueError(
+            f"{describe(selector, network)!r} never opens under this schedule, so a rate for it "
+            "would have no effect; open it, or drop the rate"
+        )
+    return stage_names(network, parts, selector)
 
 
 # Which run holds a layer: two networks may share some. Both ends are weak: whoever drives the
@@ -116,6 +157,27 @@ def release(network: nn.Layer) -> None:
         holder = _holders.pop(layer, lambda: None)()
         if holder is not None:
             holder.give_up()
+
+
+def _single(value: Any) -> Any:
+    """The number in a tensor, array or list of one; anything else as it is.
+
+    >>> _single(paddle.to_tensor([0.5])), _single([1, 2])
+    (0.5, [1, 2])
+    """
+    if isinstance(value, (paddle.Tensor, np.ndarray, np.generic, list, tuple)):
+        array = np.asarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
+        return array.item() if array.size == 1 else value
+    return value
+
+
+def _refuse_sparse(network: nn.Layer) -> None:
+    for path, layer in network.named_sublayers(include_self=True):
+        if isinstance(layer, nn.Embedding) and getattr(layer, "_sparse", False):
+            raise ValueError(
+                f"{path} has sparse gradients (sparse=True), which cannot be measured; "
+                "build it without"
+            )
 
 
 def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
@@ -155,6 +217,7 @@ class Freezing:
         verify: bool = False,
         restore: bool = True,
         free_optimizer_state: bool = False,
+        cache: CacheOptions | None = None,
         evaluates: bool = True,
         say: Callable[[str], object] = print,
         record: Record | None = None,
@@ -176,6 +239,7 @@ class Freezing:
         self._free = free_optimizer_state
         self._freed: set[str] = set()
         self._metrics: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}
         self._decisions = record.decisions if record else ()
         self._sample: GradientSample | None = None
         self._best = BestWeights(network, optimizer) if strategy.restore_best else None
@@ -187,6 +251,7 @@ class Freezing:
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
+        self.cache = None if cache is None else self._new_cache(cache)
         self._multipliers = Multipliers(
             {s.name: self._freezer.members(s.name) for s in self.stages}
         )
@@ -195,10 +260,12 @@ class Freezing:
         # If training fails and the run is thrown away, the network is still put back.
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
+        if self.cache is not None:
+            weakref.finalize(self, self.cache.remove).atexit = False
         self._open: tuple[str, ...] = ()
         self._next: int | None = None
         self._sums: dict[str, str] = {}
-        self._openings = self._openings_before(step)
+        self._openings, self._latest = self._openings_until(step)
         try:
             before = self._open_at(step - 1) if step else ()
             trained = [w for name in before for w in self._freezer.members(name)]
@@ -247,7 +314,8 @@ class Freezing:
             ValueError: if the strategy needs a metric that is not there.
         """
         self._step = self._step if step is None else step
-        self._metrics.update(metrics)
+        self._metrics = {name: _single(value) for name, value in metrics.items()}
+        self._seen.update(self._metrics)
         strategy, names = self._plan.strategy, self._plan.schedulable
         if not strategy.decides or not self._freezer.holds:
             return
@@ -302,8 +370,14 @@ class Freezing:
 
     def close(self, *, verify: bool = True, step: int | None = None) -> None:
         """The run is over: verify if asked to, and put the network back as it was found."""
+        strategy = self._plan.strategy
         try:
             if verify and self._freezer.holds:
+                if strategy.needs_evaluation and not self._decisions:
+                    warnings.warn(
+                        f"{strategy!r} never saw its metric in this run, so only time decided",
+                        stacklevel=3,
+                    )
                 self.verify(step)
         finally:
             self.restore(flags=self._restore)
@@ -322,6 +396,8 @@ class Freezing:
         if self._sample is not None:
             self._sample.cancel()
             self._sample = None
+        if self.cache is not None:
+            self.cache.remove()
         self._multipliers.restore()
         self._freezer.restore(flags=flags)
 
@@ -346,25 +422,34 @@ class Freezing:
     def as_explicit(self) -> Explicit:
         """What happened so far, as a schedule to replay; the first entry is what it began with."""
         every = weights(self._network)
-        names = {stage.name: covering(stage, every) for stage in self.stages}
+        names = {s.name: covering(s, every, self._plan.openable) for s in self.stages}
         moments: dict[When, Any] = {}
-        for change in self.history:
-            verbs = {"unfreeze": change.opened, "freeze": change.frozen if moments else ()}
-            moments[f"{change.step} steps" if moments else 0] = {
+        before: tuple[str, ...] = ()
+        for step, now in self._walk(0, self._step + 1):
+            verbs = {
+                "unfreeze": [name for name in now if name not in before],
+                "freeze": [name for name in before if name not in now],
+            }
+            moments[str(Moment(Fraction(step), "steps")) if step else 0] = {
                 verb: [name for stage in which for name in names[stage]]
                 for verb, which in verbs.items()
                 if which
             }
+            before = now
         return Explicit(moments)
 
     @property
     def numbers(self) -> dict[str, float]:
         """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now.
 
-        With learning rates per stage, also ``lr/`` and the name of each open stage.
+        With learning rates per stage, also ``lr/`` and the name of each open stage; with a cache,
+        ``cache_hit_rate``.
         """
         effective = {} if self._learning_rates.neutral else self.learning_rates
-        return numbers(self.history[-1], len(self._open), effective)
+        found = numbers(self.history[-1], len(self._open), effective)
+        if self.cache is not None:
+            found["cache_hit_rate"] = self.cache.statistics.hit_rate
+        return found
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -373,6 +458,20 @@ class Freezing:
         return {name: current * self._multipliers.effective(name) for name in self._open}
 
     # ------------------------------------------------------------ inside
+
+    def _new_cache(self, options: CacheOptions) -> FeatureCache:
+        # Weak: the network's patched forward leads to the cache, and must not keep the run alive.
+        run = weakref.ref(self)
+
+        def epoch() -> int:
+            alive = run()
+            return alive._run.epoch_of(alive._step) if alive else 0
+
+        def ready() -> bool | None:
+            alive = run()
+            return alive._freezer.settled if alive else False
+
+        return FeatureCache(self._network, options, self._say, epoch, ready)
 
     def _progress(self, step: int) -> Progress:
         now = Progress(step, self._run, dict(self._metrics), self._decisions)
@@ -383,24 +482,38 @@ class Freezing:
         wanted = strategy.open_stages(self._progress(step), self._plan.schedulable)
         return tuple(parallel.same_on_all_ranks(wanted)) if strategy.foreign else wanted
 
-    def _openings_before(self, step: int) -> dict[str, int]:
-        """At which step each stage that is open before this step opened, as far as ramps ask.
+    def _walk(self, start: int, end: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """The open stages at a step, and at each later one before the end where they change."""
+        strategy, names = self._plan.strategy, self._plan.schedulable
+        decided = [step for step, _ in self._decisions]
+        at: int | None = start
+        before: tuple[str, ...] | None = None
+        while at is not None and at < end:
+            now = self._open_at(at)
+            if now != before:
+                yield at, now
+            before = now
+            coming = [strategy.next_step(self._progress(at), names), *decided]
+            at = min((step for step in coming if step is not None and step > at), default=None)
 
-        0 means from the beginning, or so long ago that every ramp is over.
+    def _openings_until(self, step: int) -> tuple[dict[str, int], int]:
+        """When each stage that is open from this step on opened, and when any did last.
+
+        As far as ramps ask: 0 means from the beginning, or so long ago that every ramp is over.
         """
         window = self._learning_rates.window(self._run)
         if not step or not window:
-            return {}
-        at = max(step - 1 - window, 0)
-        openings = dict.fromkeys(self._open_at(at), 0)
-        while True:
-            progress = self._progress(at)
-            coming = [self._plan.strategy.next_step(progress, self._plan.schedulable)]
-            coming += [decided for decided, _ in self._decisions if decided > at]
-            at = min((one for one in coming if one is not None), default=step)
-            if at >= step:
-                return openings
-            openings = {name: openings.get(name, at) for name in self._open_at(at)}
+            return {}, 0
+        start = max(step - 1 - window, 0)
+        openings: dict[str, int] = {}
+        latest = 0
+        for at, now in self._walk(start, step + 1):
+            if at == start:
+                openings = dict.fromkeys(now, 0)
+                continue
+            latest = at if set(now) - set(openings) else latest
+            openings = {name: openings.get(name, at) for name in now}
+        return openings, latest
 
     def _note(self, decision: Any) -> None:
         """Keep what rank 0 decided."""
@@ -417,9 +530,11 @@ class Freezing:
     ) -> None:
         """Take up the best weights where the saved run had them."""
         assert self._best is not None
+        due = before != self._open_at(self._step)
         # A checkpoint saved between the decision to open a stage and its opening.
-        pending = record.open_stages == before != self._open_at(self._step)
-        needed = self._best_step(self._step - 1 if pending else self._step) is not None
+        pending = due and record.open_stages == before
+        steps = (self._step, self._step - 1) if pending else () if due else (self._step,)
+        needed = any(self._best_step(step) is not None for step in steps)
         file = file_at(checkpoint, BEST_FILE)
         if not file.exists() and needed:
             raise ValueError(
@@ -466,17 +581,38 @@ class Freezing:
                 f"{type(strategy).__name__} decides from metrics, and this run never evaluates: "
                 "give fit() eval_data, or the Trainer eval_dataset and evaluation_strategy="
             )
+        if strategy.needs_head and self.stages[0].name not in names:
+            raise ValueError(
+                f"{type(strategy).__name__} trains the head, and everything in "
+                f"{self.stages[0].name!r} was found frozen; set stop_gradient=False on it"
+            )
+        for _, note in self._decisions:
+            if not strategy.understands(note):
+                raise ValueError(
+                    f"the checkpoint's notes, such as {str(note)[:60]}, are not of {strategy!r}; "
+                    "resume with the strategy that it was saved with"
+                )
         strategy.check(self._run, names)
         self._learning_rates.check(self._run)
         late = strategy.never_open(self._run, names)
         if late:
             warnings.warn(_never_opens(late, self._run), stacklevel=6)
+        first = strategy.next_step(Progress(0, self._run, stages=names), names)
+        total = self._run.total_steps
+        if not late and not strategy.needs_evaluation and first and total and first >= total:
+            warnings.warn(
+                f"in this run of {total} steps {strategy!r} never acts: "
+                f"it would change something at step {first} first",
+                stacklevel=6,
+            )
         ever_open = strategy.ever_open(self._run, names)
         wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
         will_open: list[Weight] = [
             w for w in weights(network) if w.name in wanted & self._plan.openable
         ]
         optimizers.check(optimizer, will_open)
+        if strategy.measures:
+            _refuse_sparse(network)
         if not self._learning_rates.neutral:
             rates.check_optimizer(optimizers.innermost(optimizer))
         return will_open
@@ -489,12 +625,15 @@ class Freezing:
                 "give one schedule to a training run, not two"
             )
         self._finish_sample()
+        strategy, names = self._plan.strategy, self._plan.schedulable
+        if strategy.needs_evaluation and self._seen and not self._decisions:
+            raise ValueError(strategy.unknown_metric(self._seen))
         self._converge()
-        progress, names = self._progress(self._step), self._plan.schedulable
-        self._next = self._plan.strategy.next_step(progress, names)
+        progress = self._progress(self._step)
+        self._next = strategy.next_step(progress, names)
         if self._set_rates():
             self._next = self._step + 1
-        if self._sample is None and self._plan.strategy.samples_gradients(progress, names):
+        if self._sample is None and strategy.samples_gradients(progress, names):
             members = {name: self._freezer.members(name) for name in self._open}
             self._sample = GradientSample(members, self._step)
 
@@ -512,6 +651,8 @@ class Freezing:
         if not first:
             self.verify()
             self._put_back_best()
+        if self.cache is not None:
+            self.cache.remove()
         self._freezer.apply(wanted)
         everything = tuple(stage.name for stage in self.stages)
         closed = everything if first else self._open
@@ -524,12 +665,15 @@ class Freezing:
         )
         if self._free:
             self._exchange_state(transition)
+        self._latest = self._step if transition.opened and not first else self._latest
         self._open = wanted
         self._openings = {name: self._openings.get(name, self._step) for name in wanted}
         self._set_rates()
         transition = replace(transition, learning_rates=self.learning_rates)
         self.history.append(transition)
         self._say(str(transition))
+        if self.cache is not None:
+            self.cache.begin(self._freezer.opened())
         if self._verify:
             self._sums = self._freezer.checksums()
 
@@ -537,7 +681,7 @@ class Freezing:
         """Set the learning rate of each stage; tells whether one is still ramping up."""
         if self._learning_rates.neutral:
             return False
-        ramps = self._learning_rates.ramps(self._step, self._run, self._openings)
+        ramps = self._learning_rates.ramps(self._step, self._run, self._openings, self._latest)
         whole = self._plan.multipliers
         self._multipliers.apply({n: rate * ramps.get(n, 1.0) for n, rate in whole.items()})
         return bool(ramps)

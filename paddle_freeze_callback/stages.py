@@ -22,7 +22,7 @@ How ``"auto"`` reads a network:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
@@ -192,25 +192,27 @@ def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) 
     return tuple(stage.name for stage in stages if wanted.intersection(stage.parameters))
 
 
-def covering(stage: Stage, every: Sequence[Weight]) -> list[str]:
-    """The fewest dotted names that together select exactly the weights of a stage."""
-    members = [weight for weight in every if weight.name in stage.parameters]
-    inside = {id(weight.tensor) for weight in members}
-    names = []
-    for weight in members:
-        parts = weight.name.split(".")
-        prefixes = (".".join(parts[: end + 1]) for end in range(len(parts)))
-        names.append(
-            next(
-                prefix
-                for prefix in prefixes
-                if all(
-                    id(other.tensor) in inside
-                    for other in every
-                    if any(f"{name}.".startswith(f"{prefix}.") for name in other.names)
-                )
-            )
+def covering(stage: Stage, every: Sequence[Weight], openable: Collection[str]) -> list[str]:
+    """The fewest dotted names that together open exactly what may open of a stage.
+
+    A weight that was found frozen opens only by its full name, and one that must not open is
+    never named by it.
+    """
+    inside = {id(weight.tensor) for weight in every if weight.name in stage.parameters}
+
+    def within(prefix: str) -> bool:
+        return all(
+            id(weight.tensor) in inside
+            for weight in every
+            if any(f"{name}.".startswith(f"{prefix}.") for name in weight.names)
         )
+
+    names = []
+    for weight in every:
+        if id(weight.tensor) in inside and weight.name in openable:
+            parts = weight.name.split(".")
+            prefixes = [".".join(parts[: end + 1]) for end in range(len(parts))]
+            names.append(next(prefix for prefix in prefixes if within(prefix)))
     return list(dict.fromkeys(names))
 
 

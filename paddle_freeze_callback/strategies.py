@@ -41,6 +41,12 @@ class Strategy:
     decides: ClassVar[bool] = False
     #: Whether it cannot work in a run that never evaluates.
     needs_evaluation: ClassVar[bool] = False
+    #: Whether it cannot go on in the middle of a run without its notes.
+    needs_record: ClassVar[bool] = False
+    #: Whether it ever measures gradients.
+    measures: ClassVar[bool] = False
+    #: Whether it has no meaning if the head is to stay frozen.
+    needs_head: ClassVar[bool] = False
     #: Whether the optimizer's state of what it freezes again is dropped, unless the user says.
     frees_state: ClassVar[bool] = False
     #: Whether :meth:`open_stages` is code of the user, which may differ from rank to rank.
@@ -68,13 +74,29 @@ class Strategy:
             ValueError: saying what to change.
         """
 
-    def with_stages(self, names_of: NamesOf) -> Strategy:
-        """The same with every selector replaced by the names of the stages that it means."""
+    def with_stages(self, names_of: NamesOf, stages: Sequence[str]) -> Strategy:
+        """The same with every selector replaced by the names of the stages that it means.
+
+        Args:
+            names_of: tells them.
+            stages: the names of all stages, head first, whether they may open or not.
+        """
         return self
 
     def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
-        """What to note after an evaluation, as plain JSON; ``None`` for nothing."""
+        """What to note after an evaluation, as plain JSON; ``None`` for nothing.
+
+        ``progress.metrics`` are those of this evaluation.
+        """
         return None
+
+    def understands(self, note: Any) -> bool:
+        """Whether a note read from a checkpoint is one of its own."""
+        return True
+
+    def unknown_metric(self, seen: Mapping[str, Any]) -> str:
+        """What to say when no evaluation had what it needs; ``seen`` are those that they had."""
+        return f"{self!r} has no use for any of {', '.join(sorted(seen))}"
 
     def samples_gradients(self, progress: Progress, stages: Sequence[str]) -> bool:
         """Whether the gradients of the step that comes now are to be measured."""
@@ -85,7 +107,10 @@ class Strategy:
         return None
 
     def best_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
-        """The step of the best evaluation since the last transition, if there was one."""
+        """The step of the best evaluation since the last transition, if there was one.
+
+        An opening that is due at this very step has not happened yet.
+        """
         return None
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
@@ -277,6 +302,7 @@ class HeadOnly(_Timed):
     """
 
     name: ClassVar[str] = "head_only"
+    needs_head: ClassVar[bool] = True
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         return [(0, frozenset(stages[:1]))]
@@ -298,6 +324,7 @@ class HeadThenAll(_Timed):
     """
 
     name: ClassVar[str] = "head_then_all"
+    needs_head: ClassVar[bool] = True
     at: When = "50%"
 
     def __post_init__(self) -> None:
@@ -326,7 +353,7 @@ class Explicit(_Timed):
     """
 
     name: ClassVar[str] = "explicit"
-    unfreeze_at: Mapping[When, Any]
+    unfreeze_at: Mapping[When, Any] = dataclasses.field(hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.unfreeze_at, Mapping):
@@ -345,12 +372,13 @@ class Explicit(_Timed):
                         f"unfreeze_at[{when!r}] has the keys {list(what)}; "
                         'give "unfreeze", "freeze" or both'
                     )
+        object.__setattr__(self, "unfreeze_at", dict(self.unfreeze_at))  # nobody else's
 
     def selectors(self) -> list[Any]:
         """Every selector, in order of time as far as the order in the mapping tells."""
         return [selector for _, changes in self._changes() for _, selector in changes]
 
-    def with_stages(self, names_of: NamesOf) -> Explicit:
+    def with_stages(self, names_of: NamesOf, stages: Sequence[str] = ()) -> Explicit:
         """The same with every selector replaced by the names of the stages that it means."""
         return Explicit(
             {
@@ -438,9 +466,7 @@ class ChainThaw(_Timed):
             named("every", Moment.length, self.every)
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
-        phases = [*(frozenset([name]) for name in (*stages[:1], *stages[:0:-1]))]
-        if len(stages) > 1:
-            phases.append(frozenset(stages))
+        phases = self._phases(stages)
         every = Moment.of(self.every) if self.every is not None else None
         every = every or Moment(Fraction(1, len(phases)), "share")
         nothing = Moment(Fraction(0), every.unit)
@@ -448,13 +474,22 @@ class ChainThaw(_Timed):
             [(run.step_of(nothing.plus(every, index)), opens) for index, opens in enumerate(phases)]
         )
 
+    @staticmethod
+    def _phases(stages: Sequence[str]) -> list[frozenset[str]]:
+        alone = [frozenset([name]) for name in (*stages[:1], *stages[:0:-1])]
+        return [*alone, frozenset(stages)] if len(stages) > 1 else alone
+
     def check(self, run: Run, stages: Sequence[str]) -> None:
         super().check(run, stages)
-        if run.total_steps is not None and self.timetable(run, stages)[-1][0] >= run.total_steps:
+        known = self.timetable(run.foreseen(), stages)
+        reached = [step for step, _ in known if run.total_steps is None or step < run.total_steps]
+        count = len(self._phases(stages))
+        if len(reached) < count:
             raise ValueError(
-                f"every: a chain-thaw of {len(stages)} stages has {len(stages) + 1} phases, and "
-                f"the run of {run.total_steps} steps ends before the last, in which all train; "
-                "shorten every, or leave it out to cut the run into equal parts"
+                f"every: a chain-thaw of {len(stages)} stages has {count} phases, and this run has "
+                f"room for {len(reached)}: the last, in which all train, would never come; "
+                + ("make the run longer" if self.every is None else "shorten every")
+                + f", or merge the backbone: stages={max(len(reached) - 2, 1)}"
             )
 
 
@@ -562,22 +597,22 @@ class RandomStages(_Periodic):
             )
         object.__setattr__(self, "always", tuple(self.always))  # hashable, and nobody's list
 
-    def with_stages(self, names_of: NamesOf) -> RandomStages:
+    def with_stages(self, names_of: NamesOf, stages: Sequence[str]) -> RandomStages:
         names: list[str] = []
         for one in self.always:
             try:
-                names += [one] if one in ("head", "embeddings") else names_of(one)
+                role = _role(one, stages)
+                names += names_of(one) if role is None else [role]
             except (TypeError, ValueError) as error:
                 raise type(error)(f"always: {error}") from None
-        return replace(self, always=tuple(names))
+        return _Settled(self.k, self.every, names, self.seed)
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
         run.passed(Moment.of(self.every), 0)
         _enough(self, self._drawn(stages), " to draw from, besides those always open")
 
     def _drawn(self, stages: Sequence[str]) -> list[str]:
-        roles = {"head": stages[0], "embeddings": stages[-1]}
-        always = {one if one in stages else roles.get(one) for one in self.always}
+        always = [_role(one, stages) or one for one in self.always]
         return [name for name in stages if name not in always]
 
     def _period(self, index: int, stages: Sequence[str]) -> frozenset[str]:
@@ -589,6 +624,24 @@ class RandomStages(_Periodic):
 
         closed = sorted(among, key=lot)[self.k :]
         return frozenset(stages).difference(closed)
+
+
+def _role(one: Any, stages: Sequence[str]) -> str | None:
+    """The stage that has this role, or this name."""
+    if not isinstance(one, str):
+        return None
+    return one if one in stages else {"head": stages[0], "embeddings": stages[-1]}.get(one)
+
+
+@dataclass(frozen=True, repr=False)
+class _Settled(RandomStages):
+    """The same when it is settled which stages are always open, be they among those drawn or not.
+
+    Without this, the lowest block would take the part of embeddings that stay frozen.
+    """
+
+    def _drawn(self, stages: Sequence[str]) -> list[str]:
+        return [name for name in stages if name not in self.always]
 
 
 @dataclass(frozen=True, repr=False)
@@ -693,7 +746,9 @@ class OnPlateau(Strategy):
             next stage opens. The optimizer's moments stay as they are.
 
     >>> rule = OnPlateau("eval_accuracy", patience=1)
-    >>> seen = tuple((step, {"eval_accuracy": a}) for step, a in ((10, 0.7), (20, 0.8), (30, 0.8)))
+    >>> def noted(step, value):
+    ...     return step, {"metric": "eval_accuracy", "value": value}
+    >>> seen = (noted(10, 0.7), noted(20, 0.8), noted(30, 0.8))
     >>> now = Progress(30, Run.of(total_steps=100), decisions=seen)
     >>> rule.open_stages(now, ["head", "top", "bottom"])
     ('head', 'top')
@@ -702,6 +757,7 @@ class OnPlateau(Strategy):
     name: ClassVar[str] = "on_plateau"
     decides: ClassVar[bool] = True
     needs_evaluation: ClassVar[bool] = True
+    needs_record: ClassVar[bool] = True
     metric: str
     patience: int = 2
     min_delta: float = 0.0
@@ -729,25 +785,29 @@ class OnPlateau(Strategy):
     def check(self, run: Run, stages: Sequence[str]) -> None:
         if self.max_wait is not None:
             try:
-                run.steps(Moment.of(self.max_wait))
+                run.after(0, Moment.of(self.max_wait))
             except ValueError as error:
                 raise ValueError(f"max_wait: {error}") from None
 
     def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
-        """Note the metric's value.
+        """Note the metric's value, if this evaluation has it."""
+        value = progress.metrics.get(self.metric)
+        if value is None or not is_number(value):
+            return None
+        return {"metric": self.metric, "value": float(value)}
 
-        Raises:
-            ValueError: if the evaluation has no such metric, listing those that it has.
-        """
-        known = {name: value for name, value in progress.metrics.items() if is_number(value)}
-        if self.metric not in known:
-            near = difflib.get_close_matches(self.metric, known, n=1, cutoff=0.4)
-            raise ValueError(
-                f"metric={self.metric!r} is none of the metrics of this evaluation: "
-                f"{', '.join(sorted(known)) or 'none at all'}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-        return {self.metric: float(known[self.metric])}
+    def understands(self, note: Any) -> bool:
+        return isinstance(note, Mapping) and note.get("metric") == self.metric
+
+    def unknown_metric(self, seen: Mapping[str, Any]) -> str:
+        near = difflib.get_close_matches(self.metric, seen, n=1, cutoff=0.4)
+        if self.metric in seen:
+            why = f"is no number but {type(seen[self.metric]).__name__}"
+        else:
+            listed = ", ".join(sorted(seen)) or "none at all"
+            why = f"is none of the metrics of this evaluation: {listed}"
+        hint = f"; did you mean {near[0]!r}?" if near and self.metric not in seen else ""
+        return f"metric={self.metric!r} {why}{hint}"
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
         return tuple(stages[: self._phase(progress, len(stages)).opened])
@@ -757,17 +817,18 @@ class OnPlateau(Strategy):
         return None if phase.opened == len(stages) else self._deadline(progress.run, phase)
 
     def best_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
-        return self._phase(progress, len(stages)).best_step
+        return self._phase(progress, len(stages), due=progress.step - 1).best_step
 
-    def _phase(self, progress: Progress, count: int) -> _Phase:
+    def _phase(self, progress: Progress, count: int, due: int | None = None) -> _Phase:
+        """Where it stands, after openings by the longest wait up to the step ``due``."""
         phase = _Phase()
         for step, note in progress.decisions:
             if step > progress.step:
                 break
             # What is due at the very step of an evaluation follows it.
             phase = self._overdue(progress.run, phase, step - 1, count)
-            phase = self._seen(phase, step, note[self.metric], count)
-        return self._overdue(progress.run, phase, progress.step, count)
+            phase = self._seen(phase, step, note["value"], count)
+        return self._overdue(progress.run, phase, progress.step if due is None else due, count)
 
     def _seen(self, phase: _Phase, step: int, value: float, count: int) -> _Phase:
         """The phase after an evaluation."""
@@ -791,9 +852,7 @@ class OnPlateau(Strategy):
         return phase
 
     def _deadline(self, run: Run, phase: _Phase) -> int | None:
-        if self.max_wait is None:
-            return None
-        return phase.began + max(math.ceil(run.steps(Moment.of(self.max_wait))), 1)
+        return None if self.max_wait is None else run.after(phase.began, Moment.of(self.max_wait))
 
 
 def _better(metric: str) -> str | None:
@@ -826,14 +885,16 @@ class ByGradient(Strategy):
         every: time between two measurements; the first comes after one such time.
         threshold: share of the largest value, over 0 and up to 1.
 
-    >>> seen = ((10, {"head": 0.5, "top": 0.2, "bottom": 0.01}),)
+    >>> seen = ((10, {"gradients": {"head": 0.5, "top": 0.2, "bottom": 0.01}}),)
     >>> now = Progress(10, Run.of(total_steps=100), decisions=seen)
     >>> ByGradient(threshold=0.1).open_stages(now, ["head", "top", "bottom"])
     ('head', 'top')
     """
 
     name: ClassVar[str] = "by_gradient"
+    measures: ClassVar[bool] = True
     decides: ClassVar[bool] = True
+    needs_record: ClassVar[bool] = True
     every: When = "10%"
     threshold: float = 0.1
 
@@ -848,8 +909,9 @@ class ByGradient(Strategy):
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
         names = tuple(stages)
-        for step, measured in progress.decisions:
+        for step, note in progress.decisions:
             if step <= progress.step:
+                measured = note["gradients"]
                 finite = [value for value in measured.values() if math.isfinite(value)]
                 least = self.threshold * max(finite, default=0.0)
                 names = tuple(name for name in names if measured.get(name, math.inf) >= least)
@@ -869,10 +931,14 @@ class ByGradient(Strategy):
         return index > 0 and moment == progress.step
 
     def decide_from_gradients(self, relative_norms: Mapping[str, float]) -> Any:
-        """Note them, unless one is no number (a step that loss scaling skips)."""
-        if any(math.isnan(value) for value in relative_norms.values()):
+        """Note them, unless they say nothing (a step that loss scaling skips)."""
+        values = relative_norms.values()
+        if any(math.isnan(value) for value in values) or not any(values):
             return None
-        return dict(relative_norms)
+        return {"gradients": dict(relative_norms)}
+
+    def understands(self, note: Any) -> bool:
+        return isinstance(note, Mapping) and "gradients" in note
 
 
 @dataclass(frozen=True, repr=False)
@@ -900,9 +966,9 @@ class Custom(Strategy):
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
         seen: dict[str, Any] = {}
-        for step, metrics in progress.decisions:
+        for step, note in progress.decisions:
             if step <= progress.step:
-                seen.update(metrics)
+                seen.update(note["metrics"])
         names = self.rule(replace(progress, metrics=seen, stages=tuple(stages)))
         names = [names] if isinstance(names, str) else names
         what = getattr(self.rule, "__name__", repr(self.rule))
@@ -934,7 +1000,11 @@ class Custom(Strategy):
 
     def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
         """Note all metrics that are numbers."""
-        return {n: float(v) for n, v in progress.metrics.items() if is_number(v)}
+        found = {n: float(v) for n, v in progress.metrics.items() if is_number(v)}
+        return {"metrics": found} if found else None
+
+    def understands(self, note: Any) -> bool:
+        return isinstance(note, Mapping) and "metrics" in note
 
 
 STRATEGIES: dict[str, type[Strategy]] = {

@@ -60,6 +60,7 @@ CASES = [
       "--freeze_warmup", "100 steps", "--freeze_warmup_shape", "cosine", "--freeze_hold", "5%"],
      FreezeSchedule(lr_decay=2.6, lr={"head": 1.0, "encoder.{0-3}": 0.1}, warmup="100 steps",
                     warmup_shape="cosine", hold="5%")),
+    (["--freeze_free_optimizer_state", "false"], FreezeSchedule(free_optimizer_state=False)),
     (["--freeze_stages", "auto", "--freeze_verify"], FreezeSchedule(verify=True)),
     (["--freeze_stages", "4"], FreezeSchedule(stages=4)),
     (
@@ -117,15 +118,14 @@ def test_learning_rates_and_strategies_in_a_yaml_file(tmp_path):
         "k: 1\n"
         "always: [head, encoder.norm]\n"
         "free_optimizer_state: false\n"
-        "lr_decay: 2.6\n"
+        "lr_decay: 26e-1\n"
         "lr:\n"
-        "  head: 10\n"
-        '  "*": 0.5\n'
+        "  head: 1e1\n"
         "warmup: 50 steps\n"
     )
     expected = FreezeSchedule(
         strategy=RandomStages(k=1, always=["head", "encoder.norm"]), free_optimizer_state=False,
-        lr_decay=2.6, lr={"head": 10, "*": 0.5}, warmup="50 steps",
+        lr_decay=2.6, lr={"head": 10.0}, warmup="50 steps",
     )  # fmt: skip
     read = FreezeSchedule.from_file(file)
     assert repr(read) == repr(expected).replace("free_", "free_")

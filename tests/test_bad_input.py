@@ -212,7 +212,7 @@ ROWS = {
     ),
     "a chain-thaw longer than the run": (
         lambda: attached(FreezeSchedule(strategy=ChainThaw("2 steps")), total_steps=8),
-        "every: a chain-thaw of 4 stages has 5 phases, and the run of 8 steps",
+        "every: a chain-thaw of 4 stages has 5 phases, and this run has room for 4: the last",
     ),
     "moments out of order": (
         lambda: attached(FreezeSchedule(unfreeze_at={0: "fc", "6 steps": "*", "50%": "block3"})),
@@ -255,6 +255,18 @@ ROWS = {
         lambda: attached(FreezeSchedule(strategy=lambda progress: None)),
         "<lambda> gave None at step 0, not the names of the open stages",
     ),
+    "a chain-thaw in too few steps": (
+        lambda: attached(FreezeSchedule(strategy=ChainThaw()), total_steps=3),
+        "this run has room for 3: the last, in which all train, would never come; make the run",
+    ),
+    "recipe and strategy": (
+        lambda: FreezeSchedule.lp_ft(strategy=HeadOnly()),
+        "strategy=HeadOnly() and lp_ft() contradict each other: the recipe is a strategy",
+    ),
+    "recipe and moments": (
+        lambda: FreezeSchedule.ulmfit(unfreeze_at={0: "*"}),
+        "unfreeze_at={0: '*'} and ulmfit() contradict each other",
+    ),
     # ---- learning rates
     "decay of nothing": (
         lambda: FreezeSchedule(lr_decay=0),
@@ -271,6 +283,14 @@ ROWS = {
     "lr misspelt": (
         lambda: attached(FreezeSchedule(lr={"block8": 1})),
         "lr: selector 'block8' matches no parameter or layer; did you mean 'block",
+    ),
+    "a decay and a rate for all the others": (
+        lambda: FreezeSchedule(lr_decay=2, lr={"*": 1}),
+        "lr_decay=2 and lr={'*': ...} contradict each other",
+    ),
+    "a rate for what never opens": (
+        lambda: attached(FreezeSchedule(unfreeze_at={0: "fc"}, lr={"block1": 1})),
+        "lr: 'block1' never opens under this schedule, so a rate for it would have no effect",
     ),
     "lr said twice": (
         lambda: attached(FreezeSchedule(lr={"head": 1, "fc": 2})),
@@ -291,7 +311,7 @@ ROWS = {
     ),
     "warmup in epochs of unknown length": (
         lambda: attached(FreezeSchedule(warmup=1), total_steps=9),
-        'warmup: "1 epoch" cannot be counted: the training data has no length',
+        'warmup: "1 epoch" cannot be counted: how many steps an epoch has is not known',
     ),
     "triangle without steps": (lambda: SlantedTriangular(1, 0), "total_steps=0 must be a whole"),
     "triangle too short": (
@@ -352,7 +372,7 @@ ROWS = {
     "negative step": (lambda: attached(total_steps=9, step=-1), "step=-1 must be the number of"),
     "epochs of unknown length": (
         lambda: attached(FreezeSchedule(every=1)),
-        '"1 epoch" cannot be counted: the training data has no length; use steps',
+        '"1 epoch" cannot be counted: how many steps an epoch has is not known',
     ),
     # ---- schedule against network and optimizer
     "selector of no stage": (
@@ -438,6 +458,16 @@ ROWS = {
     ),
     "bad value by flag": (
         lambda: flags(metric="acc", patience=0), "--freeze_patience: patience=0 must be a whole",
+    ),
+    "blame the longest name": (
+        file("warmup: 10 steps\nwarmup_shape: foo"),
+        "a.yaml: warmup_shape: warmup_shape='foo' must be",
+    ),
+    "a metric in a file that says nothing": (
+        file("metric: foo"), "a.yaml: mode: whether more or less of 'foo'",
+    ),
+    "a number in a file that is none": (
+        file("lr_decay: fast"), "a.yaml: lr_decay: 'fast' is no number",
     ),
     "flags of two strategies": (lambda: flags(every="1", at="1"), "--freeze_every: belongs to"),
     "unknown strategy": (lambda: flags(strategy="best"), "--freeze_strategy: unknown"),

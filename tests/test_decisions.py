@@ -8,7 +8,7 @@ import re
 import numpy as np
 import paddle
 import pytest
-from networks import Images, conv_net, fit, model_for, moved, values
+from networks import Images, Stream, conv_net, fit, model_for, moved, values
 from trainers import Tokens, tiny_bert, trainer_for
 
 from paddle_freeze_callback import (
@@ -18,6 +18,8 @@ from paddle_freeze_callback import (
     FreezeDown,
     FreezeSchedule,
     Gradual,
+    HeadOnly,
+    HeadThenAll,
     OnPlateau,
     RandomStages,
 )
@@ -198,6 +200,154 @@ def test_best_weights_are_kept_in_low_precision_with_the_masters_behind_them(tmp
         check(best)
 
 
+def scripted(accuracies, **options):
+    """``fit`` whose evaluations give these accuracies; the weights after each."""
+
+    class Scripted(paddle.metric.Metric):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = list(accuracies)
+
+        def name(self):
+            return ["acc"]
+
+        def reset(self):
+            pass
+
+        def update(self, *_):
+            return 0.0
+
+        def accumulate(self):
+            return self.left[0]
+
+    metric = Scripted()
+    network = conv_net()
+    after = []
+
+    class See(paddle.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.fresh = True
+
+        def on_train_batch_begin(self, step, logs=None):
+            if step == 0:
+                began.append(values(network))
+
+        def on_eval_end(self, logs=None):
+            metric.left = metric.left[1:] or [0.0]
+            after.append(values(network))
+
+    began: list = []
+    schedule = FreezeSchedule(strategy=OnPlateau("acc", restore_best=True, **options))
+    model_for(network, metrics=metric).fit(
+        Images(), Images(4), batch_size=12, epochs=len(accuracies), verbose=0,
+        callbacks=[schedule, See()],
+    )  # fmt: skip
+    return schedule, began, after
+
+
+def test_an_evaluation_at_the_deadline_counts_for_the_phase_that_ends():
+    """Evaluated every epoch, and a longest wait in epochs: the usual case."""
+    schedule, began, after = scripted([0.1, 0.5, 0.6, 0.9, 0.9], patience=9, max_wait="2 epochs")
+    assert [change.step for change in schedule.history] == [0, 4, 8]
+    assert not moved(began[2], after[1])  # the best of the first phase is its last
+    assert not moved(began[4], after[3])
+    schedule, began, after = scripted([0.5, 0.1, 0.9, 0.6, 0.9], patience=9, max_wait="2 epochs")
+    assert not moved(began[2], after[0])
+    assert moved(began[2], after[1])
+    assert not moved(began[4], after[2])
+
+
+def test_a_trainer_with_several_evaluation_sets_is_judged_by_the_one_that_is_named(tmp_path):
+    """Each evaluation gives its own metrics; the others are no evaluation of this one."""
+    for name in ("a", "b"):
+        schedule = FreezeSchedule(strategy=OnPlateau(f"eval_{name}_loss", patience=1))
+        trainer = trainer_for(
+            tiny_bert(), tmp_path, [schedule], num_train_epochs=1,
+            evaluation_strategy="steps", eval_steps=2,
+        )  # fmt: skip
+        trainer.eval_dataset = Tokens(4)
+        plain = trainer.evaluate
+
+        def both(*arguments, plain=plain, **options):
+            plain(metric_key_prefix="eval_a")
+            return plain(metric_key_prefix="eval_b")
+
+        trainer.evaluate = both
+        trainer.train()
+        assert [step for step, _ in schedule._freezing._decisions] == [2, 4, 6]
+
+
+def test_what_an_earlier_fit_left_in_paddles_logs_is_no_metric_of_this_one():
+    model_for(conv_net(), metrics=paddle.metric.Accuracy()).fit(
+        Images(), Images(4), batch_size=4, epochs=1, verbose=0
+    )
+    schedule = FreezeSchedule(strategy=OnPlateau("acc", patience=1))
+    with pytest.raises(ValueError, match=r"metric='acc' is none of the metrics.*: loss$"):
+        model_for(conv_net()).fit(
+            Images(), Images(4), batch_size=4, epochs=3, verbose=0, callbacks=[schedule]
+        )
+
+
+def test_a_single_number_may_come_as_a_tensor_an_array_or_a_list():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    forms = [0.5, paddle.to_tensor(0.5), np.array([0.5]), [0.5], np.float32(0.5), (0.5,)]
+    schedule = FreezeSchedule(strategy=OnPlateau("acc", patience=9))
+    with schedule.attach(network, optimizer, total_steps=9) as freezing:
+        for value in forms:
+            freezing.evaluated({"acc": value})
+        assert [note["value"] for _, note in freezing._decisions] == [0.5] * 6
+    with (
+        FreezeSchedule(strategy=OnPlateau("acc")).attach(
+            network, optimizer, total_steps=9
+        ) as freezing,
+        pytest.raises(ValueError, match="metric='acc' is no number but list"),
+    ):
+        freezing.evaluated({"acc": [0.5, 0.6]})
+
+
+def test_a_plateau_schedule_that_never_saw_its_metric_says_so_at_the_end():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with (
+        pytest.warns(UserWarning, match="never saw its metric"),
+        FreezeSchedule(strategy=OnPlateau("acc")).attach(network, optimizer, total_steps=3),
+    ):
+        pass
+
+
+def test_a_longest_wait_in_epochs_needs_no_length_of_the_data():
+    schedule = FreezeSchedule(strategy=OnPlateau("loss", mode="max", patience=9, max_wait=1))
+    model_for(conv_net()).fit(
+        paddle.io.DataLoader(Stream(8), batch_size=4),
+        Images(4),
+        epochs=3,
+        verbose=0,
+        callbacks=[schedule],
+    )
+    assert [change.step for change in schedule.history] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("frozen", ["head", "embeddings"])
+def test_a_role_is_not_taken_over_by_another_stage_if_its_own_was_found_frozen(frozen):
+    network = tiny_bert()
+    inside = network.classifier if frozen == "head" else network.bert.embeddings
+    for tensor in inside.parameters():
+        tensor.stop_gradient = True
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    schedule = FreezeSchedule.lisa(k=1, every="1 step")
+    with schedule.attach(network, optimizer, total_steps=20) as freezing:
+        seen = []
+        for _ in range(19):
+            seen.append(set(freezing.open_stages))
+            freezing.step()
+    blocks = {f"encoder.layers.{i}" for i in range(3)}
+    assert all(len(blocks & now) == 1 for now in seen)
+    if frozen == "head":
+        with pytest.raises(ValueError, match="HeadOnly trains the head, and everything in 'head'"):
+            FreezeSchedule(strategy=HeadOnly()).attach(network, optimizer, total_steps=9)
+
+
 # ---------------------------------------------------------------- gradients
 
 
@@ -231,6 +381,7 @@ def test_the_relative_gradient_norm_is_that_of_the_whole_batch(accumulate):
     )
     ((step, measured),) = freezing._decisions
     assert step == 4
+    measured = measured["gradients"]
     gradients, weights = seen[3]
     for stage, name in zip(STAGES, ("fc", "block3", "block2", "block1")):
         squares = sum((g.astype("float64") ** 2).sum() for g in gradients[name])
@@ -269,6 +420,74 @@ def test_a_schedule_of_automatic_stages_with_more_than_their_name_says_is_replay
     ]
     with pytest.raises(RuntimeError, match="no run to tell of yet"):
         FreezeSchedule().as_explicit()
+
+
+def replayed_rates(schedule, network, **options):
+    """The rates in the middle of a run, by parameter."""
+    optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
+    with schedule.attach(network, optimizer, total_steps=10) as freezing:
+        for _ in range(9):
+            freezing.step()
+        return {n: t.optimize_attr["learning_rate"] for n, t in network.named_parameters()}
+
+
+def test_a_replay_has_the_same_rates_in_whatever_order_stages_open():
+    network = conv_net()
+    schedule = FreezeSchedule(strategy=Gradual("2 steps", direction="bottom_up"), lr_decay=2)
+    rates = replayed_rates(schedule, network)
+    assert rates["fc.weight"] == 1.0
+    assert rates["block1.0.weight"] == 0.125
+    again = FreezeSchedule(strategy=schedule.as_explicit(), lr_decay=2)
+    assert replayed_rates(again, network) == rates
+
+
+def test_a_replay_opens_nothing_that_was_found_frozen():
+    network = conv_net()
+    network.fc.weight.stop_gradient = True
+    network.block2[0].bias.stop_gradient = True
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+
+    def trained(schedule):
+        with schedule.attach(network, optimizer, total_steps=8) as freezing:
+            for _ in range(7):
+                freezing.step()
+        return [(change.step, change.trainable) for change in schedule.history]
+
+    first = FreezeSchedule(stages=["re:.*bias", "*"], strategy=HeadThenAll())
+    whole = trained(first)
+    assert trained(FreezeSchedule(strategy=first.as_explicit())) == whole
+
+
+def test_what_happened_is_known_whole_after_a_resume_and_with_two_openings_at_one_step(tmp_path):
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    rule = OnPlateau("acc", patience=1)
+    schedule = FreezeSchedule(strategy=rule)
+    with schedule.attach(network, optimizer, total_steps=9) as freezing:
+        freezing.step()
+        for _ in range(4):
+            freezing.evaluated({"acc": 0.5})
+        freezing.step()
+        schedule.save(tmp_path)
+        expected = schedule.as_explicit()
+    assert repr(expected) == (
+        "Explicit(unfreeze_at={0: {'unfreeze': ['fc']}, '1 step': "
+        "{'unfreeze': ['block2', 'block3']}})"
+    ) or repr(expected) == (
+        "Explicit(unfreeze_at={0: {'unfreeze': ['fc']}, '1 step': "
+        "{'unfreeze': ['block3', 'block2']}})"
+    )
+    again = FreezeSchedule(strategy=rule, resume_from=tmp_path)
+    with again.attach(network, optimizer, total_steps=9):
+        assert again.as_explicit() == expected
+
+
+def test_sparse_gradients_are_refused():
+    network = paddle.nn.Sequential(paddle.nn.Embedding(5, 4, sparse=True), paddle.nn.Linear(4, 2))
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with pytest.raises(ValueError, match="0 has sparse gradients"):
+        FreezeSchedule(strategy=ByGradient()).attach(network, optimizer, total_steps=9)
+    FreezeSchedule().attach(network, optimizer, total_steps=9).close()
 
 
 def test_measuring_leaves_no_hook_behind():
@@ -360,6 +579,44 @@ def test_resume_from_says_what_is_wrong_with_it(tmp_path):
         run(**again)
     with pytest.raises(ValueError, match=re.escape("resume_from='x' is for paddle.Model.fit")):
         trainer_for(tiny_bert(), tmp_path, [FreezeSchedule(resume_from="x")]).train()
+
+
+def test_going_on_without_what_was_noted_is_refused_or_said():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    for rule in (OnPlateau("loss"), ByGradient()):
+        schedule = FreezeSchedule(strategy=rule)
+        with pytest.raises(ValueError, match=r"does not follow from time alone.*resume_from="):
+            schedule.attach(network, optimizer, total_steps=9, step=3)
+        schedule = FreezeSchedule(strategy=rule, resume_at=1)
+        with pytest.raises(ValueError, match=r"does not follow from time alone.*resume_from="):
+            evaluated_fit(schedule)
+    schedule = FreezeSchedule(strategy=lambda progress: "head")
+    with pytest.warns(UserWarning, match="starts without the metrics that were evaluated before"):
+        schedule.attach(network, optimizer, total_steps=9, step=3)
+
+
+def test_notes_of_another_strategy_are_refused(tmp_path):
+    schedule = FreezeSchedule(strategy=OnPlateau("loss"))
+    evaluated_fit(schedule, epochs=2, save_dir=str(tmp_path))
+    for other in (OnPlateau("acc"), ByGradient(), lambda progress: "head"):
+        again = FreezeSchedule(strategy=other, resume_from=tmp_path / "1")
+        with pytest.raises(ValueError, match="resume with the strategy that it was saved with"):
+            evaluated_fit(again)
+    evaluated_fit(FreezeSchedule(resume_from=tmp_path / "1"))  # one that needs none of them
+
+
+def test_a_folder_that_appears_after_saving_does_not_hide_what_was_saved(tmp_path):
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    schedule = FreezeSchedule()
+    with schedule.attach(network, optimizer, total_steps=9) as freezing:
+        freezing.step()
+        schedule.save(tmp_path / "step1")
+    paddle.save(network.state_dict(), str(tmp_path / "step1" / "model.pdparams"))
+    again = FreezeSchedule(resume_from=tmp_path / "step1")
+    with again.attach(network, optimizer, total_steps=9):
+        assert again.history[0].step == 1
 
 
 def test_a_hand_written_loop_saves_and_continues_with_its_decisions(tmp_path):

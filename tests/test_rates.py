@@ -262,6 +262,48 @@ def test_hold_ramps_the_open_stages_up_again_when_another_opens():
     assert ramps(11, run, {"head": 0, "top": 10}) == {"top": 0.5}
 
 
+def test_hold_goes_on_when_what_opened_last_freezes_again():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
+    plan = {0: "fc", "2 steps": "block3", "4 steps": {"freeze": "block3"}}
+    schedule = FreezeSchedule(unfreeze_at=plan, hold="8 steps")
+
+    def head_rates(step):
+        rates = {}
+        with schedule.attach(network, optimizer, total_steps=12, step=step) as freezing:
+            for index in range(step, 12):
+                rates[index] = freezing.learning_rates["fc"]
+                freezing.step()
+        return rates
+
+    whole = head_rates(0)
+    assert list(whole.values()) == [1, 1, *(n / 8 for n in range(1, 9)), 1, 1]
+    for step in range(1, 12):
+        assert head_rates(step) == {s: rate for s, rate in whole.items() if s >= step}
+
+
+def test_decay_follows_depth_and_not_the_order_of_opening():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
+    plan = {0: "block1", "50%": ["fc", "block3", "block2"]}
+    with FreezeSchedule(unfreeze_at=plan, lr_decay=2).attach(network, optimizer, total_steps=8):
+        rates = rates_of(network)
+    found = [rates[name] for name in ("fc.weight", "block3.0.weight", "block2.0.weight",
+                                      "block1.0.weight")]  # fmt: skip
+    assert found == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_what_was_given_does_not_change_with_the_callers_own_objects():
+    rates, plan = {"fc": 0.5}, {0: "*"}
+    schedule = FreezeSchedule(unfreeze_at=plan, lr=rates)
+    rates["fc"], plan["1 step"] = -5.0, {"freeze": "*"}
+    assert repr(schedule) == "FreezeSchedule(unfreeze_at={0: '*'}, lr={'fc': 0.5})"
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
+    with schedule.attach(network, optimizer, total_steps=8) as freezing:
+        assert freezing.learning_rates["fc"] == 0.5
+
+
 def test_a_cosine_ramp_is_half_a_cosine():
     rates = LearningRates(warmup="4 steps", warmup_shape="cosine")
     found = [rates.ramps(10 + i, Run.of(total_steps=99), {"a": 10}).get("a", 1.0) for i in range(5)]
@@ -337,6 +379,10 @@ def test_slanted_triangle_is_equation_3_of_ulmfit(total, cut_frac, ratio, peak):
         expected = peak * (1 + max(p, 0) * (ratio - 1)) / ratio
         assert scheduler.get_lr() == pytest.approx(expected, rel=1e-9)
         scheduler.step()
+
+
+def test_the_cut_is_not_moved_by_the_last_bit_of_a_float():
+    assert SlantedTriangular(1, 100, cut_frac=0.29).cut == 29
 
 
 def test_slanted_triangle_is_saved_and_continued_like_any_scheduler():

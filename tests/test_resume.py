@@ -168,6 +168,7 @@ class OneMoreEachTime(Strategy):
 
     name: ClassVar[str] = "one_more"
     decides: ClassVar[bool] = True
+    needs_record: ClassVar[bool] = True
     bound: float = 1e9
     key: str = "eval_loss"
 

@@ -328,9 +328,13 @@ def progress(step: int, *decisions, total: int = 1000) -> Progress:
     return Progress(step, Run.of(total_steps=total), decisions=decisions, stages=STAGES)
 
 
+def noted(step: int, value: float, metric: str = "accuracy"):
+    return step, {"metric": metric, "value": value}
+
+
 def opened_by(rule: OnPlateau, *values: float, every: int = 10) -> list[int]:
     """How many stages are open after each of these evaluations."""
-    seen = [((i + 1) * every, {rule.metric: value}) for i, value in enumerate(values)]
+    seen = [noted((i + 1) * every, value, rule.metric) for i, value in enumerate(values)]
     return [len(rule.open_stages(progress(step, *seen), STAGES)) for step, _ in seen]
 
 
@@ -369,7 +373,7 @@ def test_the_longest_wait_opens_the_next_however_the_metric_improves():
     assert rule.next_step(progress(0), STAGES) == 25
     assert rule.next_step(progress(25), STAGES) == 50
     # a plateau starts the wait anew
-    assert rule.next_step(progress(20, *[(20, {"accuracy": 0.0})] * 10), STAGES) == 45
+    assert rule.next_step(progress(20, *[noted(20, 0.0)] * 10), STAGES) == 45
 
 
 def test_an_evaluation_at_the_very_end_of_the_longest_wait_opens_one_stage_not_two():
@@ -381,25 +385,23 @@ def test_an_evaluation_at_the_very_end_of_the_longest_wait_opens_one_stage_not_t
 def test_all_stages_open_is_the_end_of_a_plateau_schedule():
     rule = OnPlateau("accuracy", patience=1)
     assert opened_by(rule, *[0.5] * 20)[-1] == len(STAGES)
-    assert (
-        rule.next_step(progress(200, *[(i, {"accuracy": 0.5}) for i in range(20)]), STAGES) is None
-    )
+    assert rule.next_step(progress(200, *[noted(i, 0.5) for i in range(20)]), STAGES) is None
 
 
 def test_the_best_evaluation_is_known_for_its_weights_to_be_kept():
     rule = OnPlateau("accuracy", patience=2, restore_best=True)
-    seen = [(10, {"accuracy": 0.5}), (20, {"accuracy": 0.7}), (30, {"accuracy": 0.6})]
+    seen = [noted(10, 0.5), noted(20, 0.7), noted(30, 0.6)]
     assert rule.best_step(progress(5, *seen), STAGES) is None
     assert [rule.best_step(progress(s, *seen), STAGES) for s in (10, 20, 30)] == [10, 20, 20]
-    seen.append((40, {"accuracy": 0.6}))
+    seen.append(noted(40, 0.6))
     assert rule.best_step(progress(40, *seen), STAGES) is None
 
 
 def test_a_stage_with_small_gradients_freezes_for_good():
     rule = ByGradient(every="10 steps", threshold=0.5)
     seen = [
-        (11, dict(zip(STAGES, (1.0, 0.6, 0.5, 0.4, 0.6, 0.0)))),
-        (21, {"head": 0.1, "layer4": 0.3, "layer3": 0.3, "layer1": 0.14}),
+        (11, {"gradients": dict(zip(STAGES, (1.0, 0.6, 0.5, 0.4, 0.6, 0.0)))}),
+        (21, {"gradients": {"head": 0.1, "layer4": 0.3, "layer3": 0.3, "layer1": 0.14}}),
     ]
     assert rule.open_stages(progress(10, *seen), STAGES) == STAGES
     assert rule.open_stages(progress(11, *seen), STAGES) == ("head", "layer4", "layer3", "layer1")
@@ -417,10 +419,10 @@ def test_gradients_are_measured_in_the_step_after_each_moment():
 def test_measurements_without_meaning_freeze_nothing():
     rule = ByGradient()
     assert rule.decide_from_gradients({"head": float("nan")}) is None
-    zeros = (10, dict.fromkeys(STAGES, 0.0))
-    assert rule.open_stages(progress(10, zeros), STAGES) == STAGES
+    assert rule.decide_from_gradients(dict.fromkeys(STAGES, 0.0)) is None
     # weights that are all zero (a new head) have no relative norm: they stay open
-    fresh = (10, {**dict.fromkeys(STAGES, 0.1), "head": float("inf"), "stem": 0.001})
+    measured = {**dict.fromkeys(STAGES, 0.1), "head": float("inf"), "stem": 0.001}
+    fresh = (10, rule.decide_from_gradients(measured))
     assert rule.open_stages(progress(10, fresh), STAGES) == STAGES[:-1]
 
 
@@ -433,7 +435,7 @@ def test_a_rule_of_the_users_own_sees_progress_and_the_metrics_noted_so_far():
     noted = custom.decide(
         Progress(4, Run.of(total_steps=9), metrics={"acc": 0.9, "x": "?"}), STAGES
     )
-    assert noted == {"acc": 0.9}
+    assert noted == {"metrics": {"acc": 0.9}}
     assert custom.open_stages(progress(5, (4, noted)), STAGES) == STAGES
     assert custom.open_stages(progress(3, (4, noted)), STAGES) == ("head",)
     assert custom.next_step(progress(3), STAGES) == 4
@@ -463,7 +465,7 @@ def test_what_a_rule_of_the_users_own_gives_is_checked(answer, error, message):
         (RandomStages(k=5), "k=5 stages cannot be open at a time: there are 4 to draw from"),
         (RandomStages(k=1, always=STAGES), "there are 0 to draw from.*none"),
         (Cyclic(k=7), "k=7 stages cannot be open at a time: there are 6 stages.*k from 1 to 6"),
-        (ChainThaw("20 steps"), "the run of 100 steps ends before the last"),
+        (ChainThaw("20 steps"), "7 phases, and this run has room for 5: .*shorten every, or merge"),
         (Explicit({0: "head", "50 steps": "*", "40%": "layer4"}),
          "out of order: '40%' \\(step 40\\) stands after '50 steps'"),
         (Explicit({0: "head", "50%": {"freeze": "head"}}), "nothing would train from step 50"),
@@ -486,6 +488,23 @@ def test_random_stages_are_drawn_evenly():
     assert sum(count.values()) == 8000
     # five standard deviations of a binomial count
     assert all(abs(number - 2000) < 5 * 4000**0.5 / 2 for number in count.values())
+
+
+def test_a_chain_thaw_that_data_without_length_cuts_short_is_refused():
+    ChainThaw(1).check(Run.of(epochs=7), STAGES)
+    with pytest.raises(ValueError, match="7 phases, and this run has room for 6: the last"):
+        ChainThaw(1).check(Run.of(epochs=6), STAGES)
+
+
+def test_strategies_and_what_they_did_can_be_keys():
+    rules = [strategy for strategy, _, _ in GOLDEN]
+    assert len(set(rules)) == len({repr(rule) for rule in rules})
+
+
+def test_an_epoch_that_is_not_known_is_an_error_and_not_the_first():
+    with pytest.raises(ValueError, match="the epoch is not known"):
+        _ = Progress(5, Run.of(total_steps=9)).epoch
+    assert Progress(5, Run.of(epochs=3).epoch_began(0).epoch_began(4)).epoch == 1
 
 
 def test_another_seed_draws_otherwise():
@@ -566,7 +585,7 @@ def test_a_plateau_schedule_looks_back_on_what_it_was(strategy, run, stages, dat
         st.lists(st.integers(1, run.total_steps), unique=True, max_size=12).map(sorted)
     )
     values = data.draw(st.lists(st.floats(0, 1), min_size=len(steps), max_size=len(steps)))
-    seen = tuple((step, {"acc": value}) for step, value in zip(steps, values))
+    seen = tuple(noted(step, value, "acc") for step, value in zip(steps, values))
     count = 0
     for step in range(run.total_steps + 1):
         known = tuple(one for one in seen if one[0] <= step)

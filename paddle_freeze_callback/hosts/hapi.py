@@ -7,9 +7,9 @@ with ``fit``'s own rule: every ``accumulate_grad_batches`` batches, and at the e
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import paddle
 
 from ..moments import Moment, Run, When
@@ -43,6 +43,7 @@ class HapiLoop:
         # fit sets it just before training, for its own use; nothing public tells.
         self.evaluates = getattr(model, "_test_dataloader", None) is not None
         self.saved: Any = None
+        self.metrics: tuple[str, ...] = ()
         batches: int | None = params.get("steps")
         iterations: int | None = getattr(model, "num_iters", None)
         epochs = int(params["epochs"])
@@ -88,18 +89,15 @@ class HapiLoop:
             print(f"FreezeSchedule: {line}", flush=True)
 
 
-def metrics_of(logs: dict[str, Any]) -> dict[str, Any]:
-    """The metrics in ``fit``'s logs of an evaluation; a loss comes as a list with one item.
+def metrics_of(logs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The metrics of this evaluation among ``fit``'s logs.
 
-    >>> metrics_of({"loss": [0.5], "acc": 0.75, "step": 3, "batch_size": 4})
-    {'loss': 0.5, 'acc': 0.75}
+    Paddle uses one dictionary for all its runs, so values of other models may be in it.
+
+    >>> metrics_of({"loss": [0.5], "acc": 0.75, "step": 3, "f1": 0.5}, ["loss", "acc"])
+    {'loss': [0.5], 'acc': 0.75}
     """
-    metrics = {}
-    for name, value in logs.items():
-        if name not in ("step", "batch_size"):
-            single = isinstance(value, (list, tuple, np.ndarray)) and np.size(value) == 1
-            metrics[name] = np.asarray(value).item() if single else value
-    return metrics
+    return {name: logs[name] for name in names if name in logs}
 
 
 def checkpoint_prefix(callback: object, epoch: Any) -> str | None:
