@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import itertools
 import math
 import os
@@ -702,30 +703,35 @@ class _Patch:
 
     def __init__(self, layer: nn.Layer, around: Callable[..., Any]) -> None:
         self.layer = layer
-        self._around = around
-        self._had = "forward" in layer.__dict__
-        self.__wrapped__ = layer.forward  # inspect.signature() looks here
-        # Not by assignment: PaddleNLP's models wrap what is assigned to forward.
-        layer.__dict__["forward"] = self
+        self._had = layer.__dict__.get("forward")
+        original = layer.forward
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._around(self.__wrapped__, args, kwargs)
+        def forward(self: nn.Layer, *args: Any, **kwargs: Any) -> Any:
+            if self is not layer:  # a copy of the network: it has no cache
+                return original.__func__(self, *args, **kwargs)
+            return around(original, args, kwargs)
+
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            return around(original, args, kwargs)
+
+        # A method where there was one, with its signature: paddle.Model tells inputs from labels
+        # by it, and PaddleNLP drops the columns of the data that it does not name.
+        method = isinstance(original, types.MethodType)
+        ours = forward if method else plain
+        ours.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+            original.__func__ if method else original
+        )
+        self._ours = types.MethodType(ours, layer) if method else ours
+        # Not by assignment: PaddleNLP's models wrap what is assigned to forward.
+        layer.__dict__["forward"] = self._ours
 
     def undo(self) -> None:
-        if self._had:
-            self.layer.__dict__["forward"] = self.__wrapped__
-        elif self.layer.__dict__.get("forward") is self:
+        if self.layer.__dict__.get("forward") is not self._ours:
+            return
+        if self._had is None:
             del self.layer.__dict__["forward"]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the network has its own forward, without a cache."""
-        if self._had:
-            return copy.deepcopy(self.__wrapped__, memo)
-        layer = memo[id(self.layer)]
-        return types.MethodType(type(layer).forward, layer)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a network cannot be pickled while a feature cache is at work on it")
+        else:
+            self.layer.__dict__["forward"] = self._had
 
 
 class _State:

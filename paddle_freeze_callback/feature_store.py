@@ -129,8 +129,10 @@ class DiskStore:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._limit = limit
-        self._rows: dict[bytes, tuple[_Segment, int]] = {}
+        # A row that was damaged, and recorded anew, has several places.
+        self._rows: dict[bytes, list[tuple[_Segment, int]]] = {}
         self._writing: dict[Any, _Segment] = {}
+        self._count = 0
         self.nbytes = 0
         self.full = False
         self.damaged = 0
@@ -141,20 +143,24 @@ class DiskStore:
                 continue
             self.nbytes += segment.nbytes
             for row, key in segment.written():
-                self._rows.setdefault(key, (segment, row))
+                self._rows.setdefault(key, []).append((segment, row))
+        self._count = len(self._rows)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def get(self, keys: Sequence[bytes]) -> list[Row | None]:
         """The row of each key, or ``None``; one whose checksum does not fit is forgotten."""
         found: list[Row | None] = []
         for key in keys:
-            place = self._rows.get(key)
-            row = place[0].read(key, place[1]) if place else None
-            if place and row is None:
-                self.damaged += 1
-                del self._rows[key]
+            row, places = None, self._rows.get(key, [])
+            while places and row is None:
+                segment, number = places[-1]
+                row = segment.read(key, number)
+                if row is None:
+                    self.damaged += 1
+                    places.pop()
+                    self._count -= not places
             found.append(row)
         return found
 
@@ -163,7 +169,7 @@ class DiskStore:
         form = tuple((array.shape[1:], array.dtype.str) for array in batch)
         each = sum(array.nbytes for array in batch) // max(len(keys), 1)
         for index, key in enumerate(keys):
-            if key in self._rows:
+            if self._rows.get(key):
                 continue
             segment = self._writing.get(form)
             if segment is None or segment.used == segment.capacity:
@@ -174,7 +180,9 @@ class DiskStore:
                     return
                 segment = self._writing[form] = _Segment.create(self._folder, form, capacity)
                 self.nbytes += segment.nbytes
-            self._rows[key] = (segment, segment.append(key, tuple(a[index] for a in batch)))
+            row = segment.append(key, tuple(array[index] for array in batch))
+            self._rows.setdefault(key, []).append((segment, row))
+            self._count += 1
 
 
 class _Segment:
