@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 COMPAT := tests/test_contract.py tests/test_resume.py tests/test_parallel.py
 
-.PHONY: demo test test-compat fuzz kill lint clean
+.PHONY: demo test test-compat bench ablation fuzz kill lint clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -29,6 +29,19 @@ test-compat: .venv-nlp3/.ready .venv-formers/.ready
 	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[formers,test]'
 	touch $@
 
+# What it costs and saves, with Lightning and finetuning-scheduler beside it; about 20 minutes.
+bench: $(READY) .venv-peers/.ready
+	$(BIN)/python benchmarks/bench.py
+
+.venv-peers/.ready: benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	touch $@
+
+# Which schedule helps: 200 trainings, about 2 hours on one core.
+ablation: $(READY)
+	$(BIN)/python benchmarks/ablation.py
+
 # 10,000 generated networks, in parts: run it again to go on. Delete .cache to begin anew.
 fuzz: $(READY)
 	$(BIN)/python tests/generated.py
@@ -48,4 +61,4 @@ $(READY): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-nlp3 .venv-formers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -143,7 +143,28 @@ class FreezeArguments:
     )
     freeze_frozen_dropout: Optional[str] = field(
         default=None,
-        metadata={"help": "'eval' switches dropout off in frozen layers; default 'train'."},
+        metadata={
+            "help": "'eval' switches dropout off in frozen layers; default 'train', with a "
+            "cache 'eval'."
+        },
+    )
+    freeze_cache: Optional[str] = field(
+        default=None,
+        metadata={"help": "Compute a frozen prefix once per sample: 'memory', 'disk' or a folder."},
+    )
+    freeze_cache_limit: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Bytes of features at most, such as '4 GB'; default half of what's free."
+        },
+    )
+    freeze_cache_dtype: Optional[str] = field(
+        default=None,
+        metadata={"help": "Keep features as 'float16' or 'float32'; default as computed."},
+    )
+    freeze_cache_check_every: Optional[int] = field(
+        default=None,
+        metadata={"help": "Compare a sample with a fresh computation every so many batches."},
     )
     freeze_verify: bool = field(
         default=False,

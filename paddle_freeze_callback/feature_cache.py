@@ -223,7 +223,8 @@ class FeatureCache:
         self.remove()
         self.statistics.off, self.statistics.boundary = "", ()
         self._recipes, self._blanks, self._trusted, self._batches = {}, {}, set(), 0
-        self._began, self._seen_then = self._epoch(), (0, 0)
+        self._began = self._epoch()
+        self._seen_then = (self.statistics.hits, self.statistics.misses)
         if self._prefix & opened:
             self._forget()
         self._closed = _closed_layers(self._network, opened)

@@ -40,7 +40,9 @@ class GradientSample:
         ]
 
     def _watch(self, weight: Weight) -> Any:
-        def seen(gradient: paddle.Tensor) -> None:
+        def seen(gradient: paddle.Tensor | None) -> None:
+            if gradient is None:  # BatchNorm's, if only one of weight and bias trains
+                return
             with paddle.no_grad():
                 before = weight.tensor.grad
                 whole = gradient if before is None else before + gradient

@@ -8,6 +8,7 @@ in parts that can be resumed):
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
@@ -21,13 +22,17 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from paddle_freeze_callback import (
+    ByGradient,
+    Cyclic,
     Explicit,
+    FreezeDown,
     FreezeSchedule,
     Gradual,
     HeadOnly,
     HeadThenAll,
     partition,
 )
+from paddle_freeze_callback.moments import Moment, Run
 
 RATE, CHANNELS = 0.05, 4
 
@@ -113,11 +118,23 @@ def bodies(draw, depth: int = 3) -> nn.Layer:
 moments = st.integers(0, 2) | st.integers(0, 7).map("{} steps".format)
 lengths = st.integers(1, 2) | st.integers(1, 4).map("{} steps".format)
 changes = st.sampled_from(["stem", "*", {"freeze": "stem"}, {"freeze": "*", "unfreeze": "head"}])
+
+
+def in_order(plan: dict) -> dict:
+    """The head at the beginning, then the rest in order of time."""
+    run = Run.of(epochs=3, steps_per_epoch=3)
+    whole = {**plan, 0: "head"}
+    return {when: whole[when] for when in sorted(whole, key=lambda w: run.step_of(Moment.of(w)))}
+
+
 strategies = st.one_of(
     st.builds(Gradual, every=st.none() | lengths, start=st.none() | moments),
     st.just(HeadOnly()),
     st.builds(HeadThenAll, at=moments),
-    st.dictionaries(moments, changes, max_size=3).map(lambda plan: Explicit({**plan, 0: "head"})),
+    st.dictionaries(moments, changes, max_size=3).map(lambda plan: Explicit(in_order(plan))),
+    st.builds(FreezeDown, until=lengths, power=st.sampled_from([1, 3])),
+    st.builds(Cyclic, every=lengths),
+    st.builds(ByGradient, every=st.just("2 steps"), threshold=st.sampled_from([0.1, 0.9])),
 )
 
 
@@ -181,6 +198,36 @@ def check(body: nn.Layer, strategy, steps: int, user_froze: int, manners: dict) 
     assert sorted(members) == sorted(every)
 
 
+def check_cache(body: nn.Layer, strategy) -> None:
+    """Three epochs over the same three batches, with and without a cache: bitwise the same."""
+    network = Whole(body)
+    paddle.seed(1)
+    batches = [paddle.randn([2 + index, CHANNELS, 3, 3]) for index in range(3)]
+    results = []
+    for twin, options in (
+        (copy.deepcopy(network), {"frozen_dropout": "eval"}),
+        (network, {"cache": "memory", "cache_check_every": 2}),
+    ):
+        paddle.seed(2)
+        optimizer = paddle.optimizer.Momentum(RATE, parameters=twin.parameters())
+        schedule = FreezeSchedule(strategy=strategy, verify=True, **options)
+        losses = []
+        with schedule.attach(
+            twin, optimizer, epochs=3, steps_per_epoch=3, say=lambda line: None
+        ) as freezing:
+            for step in range(9):
+                twin.train()
+                loss = twin(batches[step % 3]).square().mean()
+                loss.backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                freezing.step()
+                losses.append(loss.numpy().tobytes())
+        results.append((losses, {n: t.numpy().tobytes() for n, t in twin.state_dict().items()}))
+    assert results[0] == results[1]
+    assert not any("forward" in layer.__dict__ for layer in network.sublayers(include_self=True))
+
+
 def _statistics_stand_still(network, norms, freezing, manners) -> None:
     """A forward in training mode moves exactly the statistics of layers that are not frozen."""
     if manners["frozen_norm"] == "train":
@@ -229,7 +276,9 @@ def property_test(networks: int):
         paddle.seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # stages that never open are meant here
+            twin = copy.deepcopy(body)
             check(body, strategy, steps, user_froze, manners)
+            check_cache(twin, strategy)
         counted[0] += 1
 
     return holds
