@@ -502,14 +502,17 @@ class FeatureCache:
             return _same_bits(self._planned(original, args, kwargs, plan), result)
 
         every = {call: set(range(len(list(_tensors(real[call]))))) for call in prefix}
-        if not same_without({}):
-            raise CannotCacheError("the network's forward does not repeat itself")
+        proved: dict[Call, set[int]] | None = None
+        found = self._kept or ()
         if training:
             last = prefix[-1]
-            others = {call: holes for call, holes in every.items() if call != last}
-            if same_without(others):
-                candidates = {last: every[last]}
-            else:  # something looks at an inner tensor: keep whatever is looked at
+            proved = {**every, last: set()}
+            candidates = {last: every[last]}
+            if not same_without(proved):
+                if not same_without({}):
+                    raise CannotCacheError("the network's forward does not repeat itself")
+                # Something looks at an inner tensor: keep whatever is looked at.
+                proved = None
                 candidates = {
                     call: holes
                     for call, holes in every.items()
@@ -521,12 +524,10 @@ class FeatureCache:
                 if needed:
                     kept.append((call, needed))
             found = tuple(kept)
-        else:
-            found = self._kept or ()
         if not found:
             raise CannotCacheError("the network's output does not depend on its frozen layers")
         rest = {call: every[call] - set(dict(found).get(call, ())) for call in prefix}
-        if not same_without(rest):
+        if rest != proved and not same_without(rest):
             raise CannotCacheError(
                 "the open layers look at more of the frozen ones than can be kept"
             )
