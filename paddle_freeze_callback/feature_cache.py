@@ -4,17 +4,22 @@ While a prefix is frozen, its output for a sample does not change. :class:`Featu
 that output and replays it: the layers of the prefix are skipped, and hand on placeholders or, at
 the boundary, what was kept.
 
-Nothing is assumed about the network; everything is found out from one real training step after
-each transition:
+Nothing is assumed about the network; everything is found out before the first training step
+after each transition, on a batch of the loop's own, and everything is put back afterwards (buffers,
+plain attributes, random generators):
 
 * Closed layers are the outermost layers without open weights. A call of one belongs to the
-  prefix if its output needs no gradient, that is, if no open weight lies before it.
-* What must be kept is found by filling the outputs of prefix calls with NaN: whatever the rest
-  of the network does not look at leaves its output bit for bit the same.
-* The prefix must depend on the sample alone. It is computed again for half of the batch, with
-  another state of the random generators, and must come out the same.
+  prefix if its output needs no gradient.
+* What must be kept is found by filling the outputs of prefix calls with NaN and with large
+  numbers: whatever the rest of the network does not look at leaves its output, and what it keeps in
+  attributes, bit for bit the same.
+* The prefix must depend on the sample alone. It is computed again for a part of the batch in
+  another order, with other random numbers, and with NaN in all open weights, and must come out the
+  same; and no random number may be drawn before its end.
 
-If any of this fails, the cache is off until the next transition, and one line says why.
+If any of this fails, the cache is off until the next transition, and one line says why. While
+replaying, placeholders are NaN, so that what was not foreseen shows; and one batch in so many is
+computed after all and compared with what was kept.
 """
 
 from __future__ import annotations
@@ -25,8 +30,10 @@ import inspect
 import itertools
 import math
 import os
+import random
 import shutil
 import types
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,23 +67,24 @@ class CacheOptions:
             memory, or of the free space on the disk.
         dtype: keep floating-point features as ``"float16"`` or ``"float32"``; by default as
             computed.
-        check_every: compare a sample with a fresh computation every so many batches.
+        check_every: compute one batch in so many after all, and compare.
     """
 
     cache: str | os.PathLike[str]
     limit: int | str | None = None
     dtype: str | None = None
-    check_every: int | None = None
+    check_every: int = 200
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, (str, os.PathLike)) or not os.fspath(self.cache):
             raise TypeError(f'cache={self.cache!r} must be "memory", "disk" or a folder')
+        if self.cache not in ("memory", "disk") and Path(self.cache).is_file():
+            raise ValueError(f"cache={os.fspath(self.cache)!r} is a file, not a folder")
         if self.limit is not None:
             bytes_of("cache_limit", self.limit)
         if self.dtype is not None:
             one_of("cache_dtype", self.dtype, ("float16", "float32"))
-        if self.check_every is not None:
-            whole("cache_check_every", self.check_every, 1)
+        whole("cache_check_every", self.check_every, 1)
 
     def store(self, fingerprint: Callable[[], str]) -> MemoryStore | DiskStore:
         """A store for features of a prefix with this fingerprint."""
@@ -155,11 +163,14 @@ class _Trace:
             their memory is freed as it would be without us. ``None`` for all.
         calls: for each call its output, and whether that needs no gradient.
         recomputed: whether the layers turned out to be recomputed in the backward pass.
+        drawn: the calls before whose end a random number had been drawn.
     """
 
     whole: frozenset[Call] | None = None
     calls: list[tuple[Call, Any, bool]] = field(default_factory=list)
     recomputed: bool = False
+    drawn: set[Call] = field(default_factory=set)
+    random: Any = None
 
     def output(self, call: Call) -> Any:
         return next((out for one, out, _ in self.calls if one == call), None)
@@ -189,7 +200,6 @@ class FeatureCache:
         self._options = options
         self._say = say
         self._dtype = None if options.dtype is None else np.dtype(options.dtype)
-        self._check_every = options.check_every
         self._epoch = epoch
         self._ready = ready
         self._closed: list[tuple[str, nn.Layer]] = []
@@ -200,7 +210,10 @@ class FeatureCache:
         self._kept_names: tuple[str, ...] = ()
         self._recipes: dict[Any, _Recipe] = {}
         self._blanks: dict[Any, paddle.Tensor] = {}
-        self._trusted: set[bool] = set()
+        self._each = 0
+        self._proven: set[Any] = set()
+        self._watching = 0
+        self._stray = False
         self._prefix_calls: tuple[Call, ...] = ()
         self._counts: dict[int, int] = {}
         self._mode: str = ""
@@ -210,6 +223,7 @@ class FeatureCache:
         self._batches = 0
         self._began = 0
         self._seen_then = (0, 0)
+        self._opened: frozenset[int] = frozenset()
         self.statistics = CacheStatistics()
 
     # ------------------------------------------------------------ from transition to transition
@@ -222,23 +236,30 @@ class FeatureCache:
         """
         self.remove()
         self.statistics.off, self.statistics.boundary = "", ()
-        self._recipes, self._blanks, self._trusted, self._batches = {}, {}, set(), 0
+        self._recipes, self._blanks, self._proven, self._batches = {}, {}, set(), 0
+        self._watching, self._stray = 0, False
         self._began = self._epoch()
         self._seen_then = (self.statistics.hits, self.statistics.misses)
         if self._prefix & opened:
             self._forget()
+            self.statistics.rows = self.statistics.nbytes = 0
         self._closed = _closed_layers(self._network, opened)
         if not any(list(layer.parameters()) for _, layer in self._closed):
             self._off("no layer is frozen as a whole")
             return
+        self._opened = opened
         try:
             self._refuse_hooks()
+            self._patched.append(_Patch(self._network, self, FeatureCache._forward))
+            for index, (_, layer) in enumerate(self._closed):
+                self._patched.append(_Patch(layer, self, _watch(index)))
         except CannotCacheError as why:
             self._off(str(why))
-            return
-        self._patched = [_Patch(self._network, self._forward)]
-        for index, (_, layer) in enumerate(self._closed):
-            self._patched.append(_Patch(layer, self._watcher(index)))
+
+    def close(self) -> None:
+        """The run is over: put the forward functions back, and forget all features."""
+        self.remove()
+        self._forget()
 
     def remove(self) -> None:
         """Put the forward functions back as they were found."""
@@ -248,87 +269,93 @@ class FeatureCache:
 
     def _forget(self) -> None:
         self._store, self._kept, self._prefix = None, None, frozenset()
-        self.statistics.rows = self.statistics.nbytes = 0
+        self._recipes, self._blanks = {}, {}
 
     def _off(self, why: str) -> None:
         self.remove()
         self._forget()
         self.statistics.off, self.statistics.boundary = why, ()
+        self.statistics.rows = self.statistics.nbytes = 0
         self._say(f"cache off until the next transition: {why}")
 
     def _refuse_hooks(self) -> None:
-        """Hooks of the user would be handed placeholders, or would not be called at all."""
-        for path, layer in self._closed:
-            for inner in [layer, *layer.sublayers()]:
-                # Paddle gives no public list of the hooks of a layer.
-                for hook in [
-                    *inner._forward_pre_hooks.values(),
-                    *inner._forward_post_hooks.values(),
-                ]:
-                    owner = getattr(hook, "__self__", hook)
-                    home = type(owner).__module__ if owner is not hook else hook.__module__
-                    home = type(hook).__module__ if home is None else home
-                    if home.partition(".")[0] not in ("paddle", __name__.partition(".")[0]):
-                        raise CannotCacheError(
-                            f"{path} has a forward hook, which would not see its values"
-                        )
+        """Hooks of the user would be handed placeholders, or not be called, or once too often."""
+        for path, layer in layers(self._network):
+            # Paddle gives no public list of the hooks of a layer.
+            hooks = [*layer._forward_pre_hooks.values(), *layer._forward_post_hooks.values()]
+            for hook in hooks if path else ():
+                owner = getattr(hook, "__self__", hook)
+                home = getattr(hook if owner is hook else type(owner), "__module__", None)
+                home = home or type(hook).__module__
+                if home.partition(".")[0] not in ("paddle", __name__.partition(".")[0]):
+                    raise CannotCacheError(
+                        f"{path} has a forward hook, which would not see its values"
+                    )
 
     # ------------------------------------------------------------ the forward of the network
 
     def _forward(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self._mode or not paddle.in_dynamic_mode():
+        if self._mode or not self._patched or not paddle.in_dynamic_mode():
             return original(*args, **kwargs)
+        inputs = list(_tensors((args, kwargs)))
+        if any(not tensor.stop_gradient for tensor in inputs):
+            return original(*args, **kwargs)  # somebody wants gradients of the input itself
         try:
-            return self._cached(original, args, kwargs)
+            if self._stray:
+                raise CannotCacheError(_RECOMPUTED)
+            size = _batch_size(inputs)
+            content = _form((args, kwargs))
+            form = (self._network.training, _amp_state(), content)
+            kind = (self._network.training, _amp_state(), _kind(content))
+            if size == 0 or not (kind in self._proven or self._prove(original, args, kwargs, kind)):
+                return original(*args, **kwargs)
+            keys = _keys(inputs, size, form)
         except CannotCacheError as why:
             self._off(str(why))
             return original(*args, **kwargs)
+        return self._served(original, args, kwargs, form, keys)
 
-    def _cached(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        inputs = list(_tensors((args, kwargs)))
-        size = _batch_size(inputs)
-        form = (self._network.training, _amp_state(), _form((args, kwargs)))
-        training = self._network.training
-        if training not in self._trusted:
-            ready = self._ready()
-            if ready is None:
-                raise CannotCacheError(_RECOMPUTED)
-            # Only a training step tells where the boundary is.
-            tells = paddle.is_grad_enabled() if training else True in self._trusted
-            if not (ready and tells):
-                return original(*args, **kwargs)
-            return self._discover(original, args, kwargs, form, size)
-        assert self._store is not None
-        keys = _keys(inputs, size, form)
-        recipe = self._recipes.get(form)
-        nothing: list[Row | None] = [None] * size
-        rows = nothing if recipe is None else self._store.get(keys)
-        missing = [index for index, row in enumerate(rows) if row is None]
-        self.statistics.hits += size - len(missing)
-        self.statistics.misses += len(missing)
-        self._batches += 1
-        if len(missing) == size:
-            self._give_up_without_hits()
-            return self._compute(original, args, kwargs, form, keys)
-        assert recipe is not None
-        if missing:
-            fresh = self._prefix_of(original, args, kwargs, size, missing)
-            self._put([keys[index] for index in missing], fresh)
-            for place, index in enumerate(missing):
-                rows[index] = tuple(array[place] for array in fresh)
-        if self._check_every and self._batches % self._check_every == 0:
-            self._compare_one(original, args, kwargs, size, rows)
-        return self._replay(original, args, kwargs, recipe, rows)
-
-    def _compute(
+    def _served(
         self, original: Callable[..., Any], args: Any, kwargs: Any, form: Any, keys: list[bytes]
     ) -> Any:
-        """A real forward whose features are kept."""
+        """The network's output, from the cache if all samples of the batch are there."""
+        assert self._store is not None
+        size, recipe = len(keys), self._recipes.get(form)
+        rows = self._store.get(keys)
+        missing = sum(row is None for row in rows)
+        self._batches += 1
+        self._watching += self._network.training
+        check = self._batches % self._options.check_every == 0
+        if recipe is not None and not missing and not check:
+            self.statistics.hits += size
+            return self._replay(original, args, kwargs, recipe, rows)
+        # A batch with a sample that is not there is computed as a whole, exactly as without us.
+        self.statistics.misses += size
         result, trace = self._traced(original, args, kwargs)
-        if form not in self._recipes:
-            self._recipes[form] = self._recipe(trace)
-        self._put(keys, self._kept_of(trace, len(keys)))
+        try:
+            self._check_trace(trace)
+            features = self._kept_of(trace, size)
+            self._compare(rows, features)
+            self._recipes.setdefault(form, self._recipe(trace))
+            self._put(keys, features)
+            if missing == size:
+                self._give_up_without_hits()
+        except CannotCacheError as why:
+            self._off(str(why))
         return result
+
+    def _check_trace(self, trace: _Trace) -> None:
+        """Whether a forward called the frozen layers as the proven one did."""
+        if trace.recomputed:
+            raise CannotCacheError(_RECOMPUTED)
+        calls = {call: prefix for call, _, prefix in trace.calls}
+        for call, _ in self._kept or ():
+            if call not in calls:
+                raise CannotCacheError(f"{self._name(call)} is not called for every batch")
+        if self._network.training and self._grad:
+            for call in self._prefix_calls:
+                if not calls.get(call, True):
+                    raise CannotCacheError(f"{self._name(call)} comes behind open layers now")
 
     def _replay(
         self,
@@ -344,7 +371,8 @@ class FeatureCache:
 
     def _outputs(self, recipe: _Recipe, features: Sequence[paddle.Tensor]) -> dict[Call, Any]:
         """What each prefix call hands on: placeholders, and the features where they belong."""
-        plan = dict(recipe.placeholders)
+        # Copies of the structures: the network may append to a list that it was handed.
+        plan = {call: _with_tensors(out, _same) for call, out in recipe.placeholders.items()}
         coming = iter(features)
         for call, places in recipe.kept:
             own = {place: next(coming) for place in places}
@@ -366,12 +394,10 @@ class FeatureCache:
     ) -> tuple[Any, _Trace]:
         whole = None if everything else frozenset(call for call, _ in self._kept or ())
         with self._as("trace"):
-            self._trace = _Trace(whole)
+            self._trace = _Trace(whole, random=_random_state() if everything else None)
             self._grad = paddle.is_grad_enabled()
             result = original(*args, **kwargs)
             trace = self._trace
-        if trace.recomputed:
-            raise CannotCacheError(_RECOMPUTED)
         return result, trace
 
     @contextmanager
@@ -382,27 +408,29 @@ class FeatureCache:
         finally:
             self._mode, self._plan, self._trace = "", {}, _Trace()
 
-    def _watcher(self, index: int) -> Callable[..., Any]:
-        def watch(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-            if not self._mode:
-                return original(*args, **kwargs)
-            nth = self._counts.get(index, 0)
-            self._counts[index] = nth + 1
-            call = (index, nth)
-            if self._mode == "replay":
-                if call in self._plan:
-                    return self._plan[call]
-                return original(*args, **kwargs)
-            output = original(*args, **kwargs)
-            if self._grad and not paddle.is_grad_enabled():
-                self._trace.recomputed = True
-            prefix = all(tensor.stop_gradient for tensor in _tensors(output))
-            wanted = self._trace.whole is None or call in self._trace.whole
-            noted = output if wanted else _with_tensors(output, _Shape.of)
-            self._trace.calls.append((call, noted, prefix))
-            return output
-
-        return watch
+    def _watched(self, index: int, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call of a closed layer."""
+        if not self._mode:
+            # Called from outside the network's forward, in the steps that show how it runs.
+            training = self._network.training and paddle.is_grad_enabled()
+            self._stray = self._stray or (self._watching in (1, 2) and training)
+            return original(*args, **kwargs)
+        nth = self._counts.get(index, 0)
+        self._counts[index] = nth + 1
+        call = (index, nth)
+        if self._mode == "replay":
+            return self._plan[call] if call in self._plan else original(*args, **kwargs)
+        output = original(*args, **kwargs)
+        trace = self._trace
+        if self._grad and not paddle.is_grad_enabled():
+            trace.recomputed = True
+        if trace.random is not None and trace.random != _random_state():
+            trace.drawn.add(call)
+        prefix = all(tensor.stop_gradient for tensor in _tensors(output))
+        wanted = trace.whole is None or call in trace.whole
+        # A copy of the structure: the network may change what it was handed.
+        trace.calls.append((call, _with_tensors(output, _same if wanted else _Shape.of), prefix))
+        return output
 
     def _put(self, keys: list[bytes], features: Row) -> None:
         assert self._store is not None
@@ -413,7 +441,7 @@ class FeatureCache:
         if self._store.full and not was_full:
             self._say(
                 f"cache full: {len(self._store):,} samples in {self._store.nbytes / 2**20:,.0f} "
-                "MB; the others are computed each time (cache_limit=)"
+                "MB; batches with another sample are computed each time (cache_limit=)"
             )
 
     def _give_up_without_hits(self) -> None:
@@ -425,54 +453,65 @@ class FeatureCache:
         elif epoch >= self._began + 2:
             new_hits = hits - self._seen_then[0]
             if new_hits < 0.01 * (new_hits + misses - self._seen_then[1]):
+                full = self._store is not None and self._store.full
                 raise CannotCacheError(
-                    "almost no sample came twice in two epochs; random augmentation, or padding "
-                    "that differs from batch to batch, makes new samples of old ones"
+                    "almost no batch came from it in two epochs: it is full, and a batch counts "
+                    "only as a whole; give it a higher cache_limit"
+                    if full
+                    else "almost no sample came twice in two epochs; random augmentation, or "
+                    "padding that differs from batch to batch, makes new samples of old ones"
                 )
 
     # ------------------------------------------------------------ finding out, and proving it
 
-    def _discover(
-        self, original: Callable[..., Any], args: Any, kwargs: Any, form: Any, size: int
-    ) -> Any:
-        """The first real forward after a transition, and the proof that it can be replayed."""
-        before = _State(self._network)
-        result, trace = self._traced(original, args, kwargs, everything=True)
-        after = _State(self._network)
+    def _prove(self, original: Callable[..., Any], args: Any, kwargs: Any, kind: Any) -> bool:
+        """Find the boundary for this kind of call; ``False`` if this batch cannot tell."""
+        training = self._network.training
+        ready = self._ready()
+        if ready is None:
+            raise CannotCacheError(_RECOMPUTED)
+        size = _batch_size(list(_tensors((args, kwargs))))
+        known = any(proven for proven, *_ in self._proven)
+        # Only a training step tells where the boundary is, and one sample nothing of the others.
+        tells = paddle.is_grad_enabled() if training else known
+        if not (ready and tells and size > 1):
+            return False
+        state = _State(self._network)
         try:
-            with paddle.no_grad():
-                self._find_boundary(original, args, kwargs, trace, result, before, size)
-                self._prove_alone(original, args, kwargs, trace, before, size)
-        except CannotCacheError as why:
-            after.restore()
-            self._off(str(why))
-            return result
-        after.restore()
-        self._recipes[form] = self._recipe(trace)
-        self._trusted.add(self._network.training)
-        if self._network.training:
-            each = sum(array.nbytes for array in self._kept_of(trace, size)) // size
+            self._find_boundary(original, (args, kwargs), state, size, known=known)
+        except CannotCacheError:
+            raise
+        except Exception as error:  # the network's own code, handed what it does not expect
+            raise CannotCacheError(
+                f"it could not be tried out: {type(error).__name__}: {str(error)[:200]}"
+            ) from error
+        finally:
+            state.restore()
+        self._proven.add(kind)
+        self._watching = 0
+        if training and not known:
+            each = self._each
             self._say(
                 f"cache on: keeps the output of {', '.join(self._kept_names)}, {each:,} bytes a "
                 f"sample; {len(self._store or ()):,} samples are there"
             )
-        keys = _keys(list(_tensors((args, kwargs))), size, form)
-        self.statistics.misses += size
-        self._put(keys, self._kept_of(trace, size))
-        return result
+        return True
 
     def _find_boundary(
-        self,
-        original: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        trace: _Trace,
-        result: Any,
-        before: _State,
-        size: int,
+        self, original: Callable[..., Any], given: Any, state: _State, size: int, *, known: bool
     ) -> None:
-        """Find what the rest of the network looks at, by filling everything else with NaN."""
+        """Find what the rest of the network looks at, by filling everything else."""
+
+        def fresh() -> tuple[Any, Any]:
+            state.restore()
+            args, kwargs = _with_tensors(given, lambda _, tensor: tensor.clone().detach())
+            return args, kwargs
+
         training = self._network.training
+        result, trace = self._traced(original, *fresh(), everything=True)
+        if trace.recomputed:
+            raise CannotCacheError(_RECOMPUTED)
+        expected = (result, state.changed_tensors())
         if training:
             prefix = [call for call, _, is_prefix in trace.calls if is_prefix]
             bounds = [call for call in prefix if self._may_be_kept(call)]
@@ -480,39 +519,46 @@ class FeatureCache:
                 raise CannotCacheError("no frozen layer comes before the open ones")
             # What follows the last of these (a dropout) is computed as ever.
             prefix = prefix[: prefix.index(bounds[-1]) + 1]
-            self._prefix_calls = tuple(prefix)
         else:
             prefix = [call for call in self._prefix_calls if trace.output(call) is not None]
+        if known and not {call for call, _ in self._kept or ()} <= set(prefix):
+            raise CannotCacheError("another kind of call has another boundary")
         real = {call: trace.output(call) for call in prefix}
         for call in prefix:
             if not all(isinstance(t, paddle.Tensor) for t in _leaves(real[call])):
                 raise CannotCacheError(f"{self._name(call)} gives something else than tensors")
+            if call in trace.drawn:
+                raise CannotCacheError(
+                    f"random numbers are drawn before the end of {self._name(call)}, in forward "
+                    "code and not in a frozen layer"
+                )
+            self._refuse_attributes(call[0], state)
 
-        def same_without(holes: dict[Call, set[int]]) -> bool:
-            """Whether NaN in these tensors leaves the network's output as it was."""
+        def same_without(holes: dict[Call, set[int]], fill: float = math.nan) -> bool:
+            """Whether the network does the same with these tensors filled."""
+            inputs = fresh()
             plan = {}
             for call, output in real.items():
-                nan = {
-                    i: _nan_like(tensor)
-                    for i, tensor in enumerate(_tensors(output))
-                    if i in holes.get(call, ())
+                filled = {
+                    index: _filled(tensor, fill)
+                    for index, tensor in enumerate(_tensors(output))
+                    if index in holes.get(call, ())
                 }
-                plan[call] = _with_tensors(output, nan.get)
-            before.restore()
-            return _same_bits(self._planned(original, args, kwargs, plan), result)
+                copies = _with_tensors(output, lambda _, tensor: tensor.clone())
+                plan[call] = _with_tensors(copies, filled.get)
+            with paddle.no_grad():
+                again = self._planned(original, *inputs, plan)
+            return _same_bits((again, state.changed_tensors()), expected)
 
         every = {call: set(range(len(list(_tensors(real[call]))))) for call in prefix}
-        proved: dict[Call, set[int]] | None = None
         found = self._kept or ()
-        if training:
+        if not known:
             last = prefix[-1]
-            proved = {**every, last: set()}
             candidates = {last: every[last]}
-            if not same_without(proved):
+            if not same_without({**every, last: set()}):
                 if not same_without({}):
                     raise CannotCacheError("the network's forward does not repeat itself")
                 # Something looks at an inner tensor: keep whatever is looked at.
-                proved = None
                 candidates = {
                     call: holes
                     for call, holes in every.items()
@@ -527,7 +573,8 @@ class FeatureCache:
         if not found:
             raise CannotCacheError("the network's output does not depend on its frozen layers")
         rest = {call: every[call] - set(dict(found).get(call, ())) for call in prefix}
-        if rest != proved and not same_without(rest):
+        # NaN does not show in a comparison; numbers that are large both ways do.
+        if any(rest.values()) and not all(same_without(rest, fill) for fill in _FILLINGS):
             raise CannotCacheError(
                 "the open layers look at more of the frozen ones than can be kept"
             )
@@ -539,16 +586,26 @@ class FeatureCache:
                         f"the output of {self._name(call)} has the shape {tensors[place].shape}, "
                         f"whose first side is not the batch of {size}"
                     )
-        self._take_boundary(found)
+        self._prove_alone(original, fresh, found, trace, size)
+        if not known:
+            self._prefix_calls = tuple(prefix)
+            state.restore()
+            self._take_boundary(found)
+            features = self._rows_of(found, trace, size)
+            self._each = sum(array.nbytes for array in features) // size
+
+    def _refuse_attributes(self, index: int, state: _State) -> None:
+        """A skipped layer would not set what it keeps for others to read."""
+        path, layer = self._closed[index]
+        inside = {id(one) for one in [layer, *layer.sublayers()]}
+        for owner, name in state.changed_tensors():
+            if owner in inside:
+                raise CannotCacheError(f"{path} sets {name}, which others may read")
 
     def _take_boundary(self, found: tuple[tuple[Call, tuple[int, ...]], ...]) -> None:
         names = tuple(self._name(call) for call, _ in found)
         if self._store is None or names != self._kept_names or found != self._kept:
-            self._prefix = frozenset(
-                id(tensor)
-                for index in {call[0] for call in self._prefix_calls}
-                for tensor in self._closed[index][1].parameters()
-            )
+            self._prefix = frozenset(id(tensor) for tensor in self._still())
             self._store = self._options.store(lambda: self._fingerprint(names, found))
             self.statistics.rows, self.statistics.nbytes = len(self._store), self._store.nbytes
         self._kept, self._kept_names = found, names
@@ -557,81 +614,60 @@ class FeatureCache:
     def _prove_alone(
         self,
         original: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
+        fresh: Callable[[], tuple[Any, Any]],
+        found: tuple[tuple[Call, tuple[int, ...]], ...],
         trace: _Trace,
-        before: _State,
         size: int,
     ) -> None:
-        """The features of half of the batch, with other random numbers, must be the same."""
-        before.restore()
-        paddle.seed(before.another_seed())
-        half = list(range((size + 1) // 2))
-        again = self._prefix_of(original, args, kwargs, size, half, evaluating=False)
-        for all_rows, part in zip(self._kept_of(trace, size), again):
-            expected, found = all_rows[: len(half)].astype("float64"), part.astype("float64")
-            scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-            if not np.allclose(found, expected, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
-                raise CannotCacheError(
-                    "the frozen layers give a sample something else each time: they draw random "
-                    "numbers (a dropout in forward code, not in a layer), or look at the other "
-                    "samples of the batch"
-                )
+        """Features must follow from the sample alone, and from nothing that is open."""
+        expected = self._rows_of(found, trace, size)
+        chosen = list(range(size // 2, size))[::-1]
+        for seed in (1, 2):
+            args, kwargs = _with_tensors(fresh(), lambda _, tensor: _rows(tensor, chosen))
+            _reseed(seed)
+            with paddle.no_grad(), self._open_weights_are_nan():
+                _, again = self._traced(original, args, kwargs, everything=True)
+            for call, _ in found:
+                if again.output(call) is None:
+                    raise CannotCacheError(f"{self._name(call)} is not called for every batch")
+            for whole_rows, part in zip(expected, self._rows_of(found, again, len(chosen))):
+                if not _near(part, whole_rows[chosen], 1e-3):
+                    raise CannotCacheError(
+                        "the frozen layers give a sample something else each time: they depend on "
+                        "open layers, on the other samples of the batch, or on random numbers"
+                    )
 
-    def _prefix_of(
-        self,
-        original: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        size: int,
-        rows: list[int],
-        *,
-        evaluating: bool = True,
-    ) -> Row:
-        """The features of some rows of a batch alone, leaving the network as it was."""
-        index = paddle.to_tensor(rows)
-
-        def chosen(_: int, tensor: paddle.Tensor) -> paddle.Tensor:
-            return paddle.index_select(tensor, index, axis=0)
-
-        part_args, part_kwargs = _with_tensors((args, kwargs), chosen)
-        modes = [(layer, layer.training) for _, layer in layers(self._network)]
-        grad = self._grad
+    @contextmanager
+    def _open_weights_are_nan(self) -> Iterator[None]:
+        opened = [t for t in self._network.parameters() if id(t) in self._opened]
+        copies = [tensor.clone() for tensor in opened]
         try:
-            if evaluating:
-                self._network.eval()
-            with paddle.no_grad():
-                _, trace = self._traced(original, part_args, part_kwargs)
+            for tensor in opened:
+                if tensor.is_floating_point():
+                    tensor.set_value(paddle.full_like(tensor, math.nan))
+            yield
         finally:
-            self._grad = grad
-            for layer, training in modes:
-                layer.training = training
-        return self._kept_of(trace, len(rows))
+            for tensor, copy_ in zip(opened, copies):
+                tensor.set_value(copy_)
 
-    def _compare_one(
-        self,
-        original: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
-        size: int,
-        rows: list[Row | None],
-    ) -> None:
-        index = self._batches // (self._check_every or 1) % size
-        state = _State(self._network)
-        fresh = self._prefix_of(original, args, kwargs, size, [index])
-        state.restore()
-        row = rows[index]
-        assert row is not None
-        for found, expected in zip(row, fresh):
-            expected = expected[0].astype("float64")
-            scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-            loose = 1e-2 if self._dtype is not None else 1e-3
-            if not np.allclose(found.astype("float64"), expected, rtol=loose, atol=loose * scale):
+    def _compare(self, rows: Sequence[Row | None], features: Row) -> None:
+        """Features that are kept must be those that were computed just now."""
+        loose = 1e-2 if self._dtype is not None else 1e-3
+        for index, row in enumerate(rows):
+            for kept, now in zip(row or (), features):
+                if kept.shape == now[index].shape and _near(kept, now[index], loose):
+                    continue
+                if self._options.cache != "memory" and self._batches == 1:
+                    raise CannotCacheError(
+                        f"{os.fspath(self._options.cache)} has other features of a sample than the "
+                        "frozen layers give, of the same weights but other code or options; use "
+                        "another folder"
+                    )
                 raise RuntimeError(
                     f"the cache has other features of a sample than the frozen layers give now "
-                    f"({', '.join(self._kept_names)}): something changed their weights or buffers "
-                    "while they were frozen (a loaded checkpoint, an averaging callback); "
-                    "train with verify=True to find out what, or without the cache"
+                    f"({', '.join(self._kept_names)}): something changed their weights, buffers or "
+                    "options while they were frozen (a loaded checkpoint, an averaging callback); "
+                    "train without the cache"
                 )
 
     # ------------------------------------------------------------ small things
@@ -652,29 +688,36 @@ class FeatureCache:
         return _Recipe(self._kept, placeholders, dtypes)
 
     def _blank(self, index: int, like: Any) -> paddle.Tensor:
-        """Zeros of this shape; all placeholders share their memory."""
+        """NaN of this shape, or zeros of whole numbers; placeholders share their memory."""
         size = math.prod(like.shape)
         shared = self._blanks.get(like.dtype)
         if shared is None or shared.shape[0] < size:
-            shared = self._blanks[like.dtype] = paddle.zeros([size], like.dtype)
+            shared = paddle.zeros([size], like.dtype)
+            shared = _filled(shared, math.nan) if shared.is_floating_point() else shared
+            self._blanks[like.dtype] = shared
         return shared[:size].reshape(list(like.shape))
 
     def _kept_of(self, trace: _Trace, size: int) -> Row:
+        return self._rows_of(self._kept or (), trace, size)
+
+    def _rows_of(
+        self, found: tuple[tuple[Call, tuple[int, ...]], ...], trace: _Trace, size: int
+    ) -> Row:
         """The features in a trace, one row per sample."""
-        assert self._kept is not None
         arrays = []
-        for call, places in self._kept:
-            output = trace.output(call)
-            if output is None:
-                raise CannotCacheError(f"{self._name(call)} is not called for every batch")
-            tensors = list(_tensors(output))
+        for call, places in found:
+            tensors = list(_tensors(trace.output(call)))
             for place in places:
                 array = tensors[place].numpy()
                 if array.ndim == 0 or len(array) != size:
                     raise CannotCacheError(f"{self._name(call)} does not give one row per sample")
                 floating = tensors[place].is_floating_point() and array.dtype.kind == "f"
                 if self._dtype is not None and floating:
-                    array = array.astype(self._dtype)
+                    with np.errstate(over="ignore"):
+                        small = array.astype(self._dtype)
+                    if np.isinf(small).any() and not np.isinf(array).any():
+                        raise CannotCacheError(f"cache_dtype={self._dtype} is too small for it")
+                    array = small
                 arrays.append(array)
         return tuple(arrays)
 
@@ -688,41 +731,72 @@ class FeatureCache:
         return path if call[1] == 0 else f"{path} (call {call[1] + 1})"
 
     def _fingerprint(self, names: tuple[str, ...], found: Any) -> str:
-        """What features depend on besides the sample, as a short text."""
+        """What features depend on besides the sample, as a short text.
+
+        Everything that is not open: weights, buffers, plain options, and the code of forward.
+        """
         total = hashlib.blake2b(digest_size=16)
-        kinds = [repr(type(layer)) for _, layer in layers(self._network)]
-        total.update(repr((names, found, str(self._dtype), kinds, paddle.__version__)).encode())
-        for index in sorted({call[0] for call in self._prefix_calls}):
-            layer = self._closed[index][1]
-            tensors = {id(t): t for t in [*layer.parameters(), *layer.buffers()]}
-            for tensor in tensors.values():
-                total.update(tensor.numpy().tobytes())
+        total.update(repr((names, found, str(self._dtype), paddle.__version__)).encode())
+        for path, layer in layers(self._network):
+            code = getattr(type(layer).forward, "__code__", None)
+            plain = {
+                name: value
+                for name, value in sorted(layer.__dict__.items())
+                if isinstance(value, (bool, int, float, str)) and name not in _PASSING
+            }
+            what = (path, type(layer).__qualname__, code and code.co_code, plain)
+            total.update(repr((*what, code and code.co_consts)).encode())
+        for tensor in self._still():
+            total.update(tensor.numpy().tobytes())
         return total.hexdigest()
+
+    def _still(self) -> list[paddle.Tensor]:
+        """All weights that are not open, and the buffers of layers without open weights."""
+        found = {id(t): t for t in self._network.parameters() if id(t) not in self._opened}
+        for _, layer in self._closed:
+            found.update({id(buffer): buffer for buffer in layer.buffers()})
+        return list(found.values())
+
+
+def _watch(index: int) -> Callable[..., Any]:
+    def watched(cache: FeatureCache, original: Any, args: Any, kwargs: Any) -> Any:
+        return cache._watched(index, original, args, kwargs)
+
+    return watched
 
 
 class _Patch:
     """Puts a function of ours before the forward of one layer."""
 
-    def __init__(self, layer: nn.Layer, around: Callable[..., Any]) -> None:
+    def __init__(self, layer: nn.Layer, cache: FeatureCache, around: Callable[..., Any]) -> None:
         self.layer = layer
         self._had = layer.__dict__.get("forward")
         original = layer.forward
+        if not isinstance(original, (types.MethodType, types.FunctionType)):
+            raise CannotCacheError(
+                f"the forward of {type(layer).__name__} is a {type(original).__name__}"
+            )
+        # Weak: a copy of the network has this function, too, and must not keep ours alive.
+        mine, its = weakref.ref(layer), weakref.ref(cache)
+        function = getattr(original, "__func__", original)
 
         def forward(self: nn.Layer, *args: Any, **kwargs: Any) -> Any:
-            if self is not layer:  # a copy of the network: it has no cache
-                return original.__func__(self, *args, **kwargs)
-            return around(original, args, kwargs)
+            alive = its()
+            if self is not mine() or alive is None:  # a copy of the network: it has no cache
+                return function(self, *args, **kwargs)
+            return around(alive, types.MethodType(function, self), args, kwargs)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
-            return around(original, args, kwargs)
+            alive = its()
+            return function(*args, **kwargs) if alive is None else around(
+                alive, function, args, kwargs
+            )  # fmt: skip
 
         # A method where there was one, with its signature: paddle.Model tells inputs from labels
         # by it, and PaddleNLP drops the columns of the data that it does not name.
         method = isinstance(original, types.MethodType)
         ours = forward if method else plain
-        ours.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-            original.__func__ if method else original
-        )
+        ours.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         self._ours = types.MethodType(ours, layer) if method else ours
         # Not by assignment: PaddleNLP's models wrap what is assigned to forward.
         layer.__dict__["forward"] = self._ours
@@ -736,24 +810,97 @@ class _Patch:
             self.layer.__dict__["forward"] = self._had
 
 
+# What Paddle and we keep in a layer; not part of its options.
+_PASSING = frozenset(["training", "_full_name", "_casted_by_pure_fp16", "forward"])
+_FILLINGS = (math.nan, 1e4, -1e4)
+
+
 class _State:
-    """What a forward may move besides its output: buffers, statistics, random generators."""
+    """What a forward may move besides its output, to be put back as it was found.
+
+    Buffers, statistics, plain attributes of layers, and the random generators of Paddle, NumPy
+    and Python.
+    """
 
     def __init__(self, network: nn.Layer) -> None:
+        every = {id(layer): layer for _, layer in layers(network)}
         self._tensors = [
-            (tensor, tensor.clone()) for _, layer in layers(network)
+            (tensor, tensor.clone())
+            for layer in every.values()
             for tensor in moving_state(layer).values()
-        ]  # fmt: skip
-        self._random = paddle.get_rng_state()
+        ]
+        self._attributes: list[tuple[nn.Layer, dict[str, tuple[Any, Any]]]] = [
+            (layer, _shallow(layer.__dict__)) for layer in every.values()
+        ]
+        self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
 
     def restore(self) -> None:
         with paddle.no_grad():
             for tensor, value in self._tensors:
                 tensor.set_value(value)
-        paddle.set_rng_state(self._random)
+        for layer, attributes in self._attributes:
+            for name in set(layer.__dict__) - set(attributes):
+                del layer.__dict__[name]
+            mutable: Any
+            for name, (mutable, content) in attributes.items():
+                layer.__dict__[name] = mutable
+                if isinstance(content, dict):
+                    mutable.clear()
+                    mutable.update(content)
+                elif content is not None:
+                    mutable.clear()
+                    mutable.extend(content)
+        paddle.set_rng_state(self._random[0])
+        np.random.set_state(self._random[1])
+        random.setstate(self._random[2])
 
-    def another_seed(self) -> int:
-        return 12345
+    def changed_tensors(self) -> dict[tuple[int, str], paddle.Tensor]:
+        """Tensors that layers have put into attributes since.
+
+        Paddle makes a buffer of a tensor that is assigned to an attribute.
+        """
+        changed = {}
+        for layer, before in self._attributes:
+            held = {**layer.__dict__, **layer._buffers}
+            had = {**{name: value for name, (value, _) in before.items()}, **before["_buffers"][1]}
+            for name, value in held.items():
+                if isinstance(value, paddle.Tensor) and had.get(name) is not value:
+                    changed[id(layer), name] = value
+        return changed
+
+
+def _shallow(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute, and a copy of its content if that can change in place."""
+    return {
+        name: (value, copy.copy(value) if isinstance(value, (dict, list)) else None)
+        for name, value in attributes.items()
+    }
+
+
+def _random_state() -> Any:
+    """The state of all random generators, comparable."""
+    # Paddle's states cannot be compared; as text they can, but for an address in it.
+    ours = [[part for part in str(s).split() if "x" not in part] for s in paddle.get_rng_state()]
+    theirs: Any = np.random.get_state()
+    return (ours, theirs[1].tobytes(), theirs[2:], random.getstate())
+
+
+def _reseed(seed: int) -> None:
+    paddle.seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def _rows(tensor: paddle.Tensor, chosen: list[int]) -> paddle.Tensor:
+    """Some rows of a tensor; of dtypes for which Paddle has no such kernel, by way of NumPy."""
+    rows = paddle.to_tensor(tensor.numpy()[chosen])
+    return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
+
+
+def _near(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], loose: float) -> bool:
+    found, expected = one.astype("float64"), other.astype("float64")
+    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)) or 1.0
+    return bool(np.allclose(found, expected, rtol=loose, atol=loose * scale, equal_nan=True))
 
 
 def _closed_layers(network: nn.Layer, opened: frozenset[int]) -> list[tuple[str, nn.Layer]]:
@@ -788,6 +935,11 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def _tensors(value: Any) -> Iterator[paddle.Tensor]:
     return (leaf for leaf in _leaves(value) if isinstance(leaf, paddle.Tensor))
+
+
+def _same(index: int, tensor: Any) -> Any:
+    """For a copy of a structure that holds the same tensors."""
+    return tensor
 
 
 def _with_tensors(value: Any, change: Callable[[int, paddle.Tensor], Any]) -> Any:
@@ -855,19 +1007,26 @@ def _keys(inputs: Sequence[paddle.Tensor], size: int, form: Any) -> list[bytes]:
     return keys
 
 
+def _kind(form: Any) -> Any:
+    """A form without its sizes: of forms of one kind one is proven."""
+    if isinstance(form, tuple) and form and form[0] == "tensor":
+        return ("tensor", len(form[1]), form[2])
+    return tuple(_kind(one) for one in form) if isinstance(form, tuple) else form
+
+
 def _without_size(form: Any) -> Any:
     if isinstance(form, tuple) and form and form[0] == "tensor":
         return ("tensor", form[1][1:], form[2])
     return tuple(_without_size(one) for one in form) if isinstance(form, tuple) else form
 
 
-def _nan_like(tensor: paddle.Tensor) -> paddle.Tensor:
-    """NaN, or for whole numbers something that is not there."""
+def _filled(tensor: paddle.Tensor, value: float) -> paddle.Tensor:
+    """The same shape full of this value, or, for whole numbers, something that is not there."""
     if tensor.is_floating_point():
-        return paddle.full_like(tensor, math.nan)
+        return paddle.full_like(tensor, value)
     if tensor.dtype == paddle.bool:
         return paddle.logical_not(tensor)
-    return tensor + 1
+    return paddle.zeros_like(tensor) if bool((tensor != 0).any()) else paddle.ones_like(tensor)
 
 
 def _same_bits(one: Any, other: Any) -> bool:
@@ -880,8 +1039,16 @@ def _same_bits(one: Any, other: Any) -> bool:
         if isinstance(a, paddle.Tensor):
             if a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
                 return False
-        elif a != b:
+        elif isinstance(a, np.ndarray):
+            if not isinstance(b, np.ndarray) or a.tobytes() != b.tobytes():
+                return False
+        elif isinstance(a, (bool, int, float, str)):
+            if repr(a) != repr(b):
+                return False
+        elif type(a) is not type(b):
             return False
+        else:
+            raise CannotCacheError(f"the network gives a {type(a).__name__} beside its tensors")
     return True
 
 

@@ -95,7 +95,8 @@ class MemoryStore:
 
     def put(self, keys: Sequence[bytes], batch: Row) -> None:
         """Keep the rows of a batch, as far as the limit allows; each array has one per key."""
-        new = [index for index, key in enumerate(keys) if key not in self._rows]
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
+        new = sorted(index for key, index in first.items() if key not in self._rows)
         each = sum(array.nbytes for array in batch) // max(len(keys), 1)
         room = len(new) if not each else max((self._limit - self.nbytes) // each, 0)
         if len(new) > room:
@@ -141,9 +142,9 @@ class DiskStore:
             if segment is None:
                 self.damaged += 1
                 continue
-            self.nbytes += segment.nbytes
             for row, key in segment.written():
                 self._rows.setdefault(key, []).append((segment, row))
+                self.nbytes += segment.nbytes // max(segment.capacity, 1)
         self._count = len(self._rows)
 
     def __len__(self) -> int:
@@ -173,13 +174,20 @@ class DiskStore:
                 continue
             segment = self._writing.get(form)
             if segment is None or segment.used == segment.capacity:
-                capacity = int(min(max(_SEGMENT_BYTES // max(each, 1), 1), 4096))
+                capacity = int(min(max(_SEGMENT_BYTES // max(each, 1), 1), 1024))
                 capacity = min(capacity, (self._limit - self.nbytes) // max(each, 1))
-                if capacity < 1:
+                try:
+                    segment = _Segment.create(self._folder, form, capacity) if capacity else None
+                except OSError:  # the disk is full, or nothing more may be opened
+                    segment = None
+                if segment is None:
                     self.full = True
                     return
-                segment = self._writing[form] = _Segment.create(self._folder, form, capacity)
-                self.nbytes += segment.nbytes
+                self._writing[form] = segment
+            if self.nbytes + each > self._limit:
+                self.full = True
+                return
+            self.nbytes += each
             row = segment.append(key, tuple(array[index] for array in batch))
             self._rows.setdefault(key, []).append((segment, row))
             self._count += 1
@@ -198,15 +206,15 @@ class _Segment:
     @classmethod
     def create(cls, folder: Path, form: Any, capacity: int) -> _Segment:
         stem = folder / uuid.uuid4().hex
-        open_memmap: Any = np.lib.format.open_memmap
-        index = open_memmap(f"{stem}.index.npy", "w+", _INDEX, (capacity,))
+        index = _new_array(f"{stem}.index.npy", _INDEX, (capacity,))
         arrays = tuple(
-            open_memmap(f"{stem}.{i}.npy", "w+", np.dtype(dtype), (capacity, *shape))
+            _new_array(f"{stem}.{i}.npy", np.dtype(dtype), (capacity, *shape))
             for i, (shape, dtype) in enumerate(form)
         )
         # Last, so that whoever sees it finds the arrays in place.
+        rows = [[list(shape), dtype] for shape, dtype in form]
         partial = Path(f"{stem}.partial")
-        partial.write_text(json.dumps({"format": _FORMAT, "arrays": len(arrays)}))
+        partial.write_text(json.dumps({"format": _FORMAT, "rows": rows}))
         os.replace(partial, f"{stem}.json")
         return cls(index, arrays, 0)
 
@@ -219,15 +227,17 @@ class _Segment:
             if content["format"] != _FORMAT:
                 return None
             index = np.load(f"{stem}.index.npy", mmap_mode="r", allow_pickle=False)
-            arrays = tuple(
-                np.load(f"{stem}.{i}.npy", mmap_mode="r", allow_pickle=False)
-                for i in range(int(content["arrays"]))
-            )
-        except (OSError, ValueError, KeyError, TypeError, EOFError):
+            if index.dtype != _INDEX or index.ndim != 1:
+                return None
+            arrays = []
+            for i, (shape, dtype) in enumerate(content["rows"]):
+                array = np.load(f"{stem}.{i}.npy", mmap_mode="r", allow_pickle=False)
+                if array.shape != (len(index), *shape) or array.dtype.str != dtype:
+                    return None
+                arrays.append(array)
+        except Exception:  # whatever a damaged file makes json, zipfile and NumPy raise
             return None
-        if index.dtype != _INDEX or any(len(array) != len(index) for array in arrays):
-            return None
-        return cls(index, arrays, len(index))
+        return cls(index, tuple(arrays), len(index))
 
     def written(self) -> list[tuple[int, bytes]]:
         """Rows that were written, with their keys."""
@@ -245,6 +255,24 @@ class _Segment:
     def read(self, key: bytes, place: int) -> Row | None:
         row = tuple(np.array(array[place]) for array in self._arrays)
         return row if self._index["digest"][place].tobytes() == _digest(key, row) else None
+
+
+def _new_array(file: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """A memory-mapped array of zeros, whose space on the disk is taken at once.
+
+    Otherwise a disk that fills up later would kill the process (SIGBUS) when a row is written.
+    """
+    open_memmap: Any = np.lib.format.open_memmap
+    array = open_memmap(file, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, max(os.fstat(stream.fileno()).st_size, 1))
+            except OSError:
+                del array
+                os.unlink(file)
+                raise
+    return array
 
 
 def _digest(key: bytes, row: Row) -> bytes:

@@ -89,8 +89,8 @@ class FreezeSchedule:
         cache_limit: bytes of features at most, or text such as ``"4 GB"``; by default half of
             the free memory, or of the free space on the disk.
         cache_dtype: keep features as ``"float16"`` or ``"float32"``; by default as computed.
-        cache_check_every: compare a sample of the cache with a fresh computation every so many
-            batches; a difference is a ``RuntimeError``.
+        cache_check_every: compute one batch in so many after all and compare it with the cache,
+            by default one in 200; a difference is a ``RuntimeError``.
         resume_at: only for ``paddle.Model.fit``, which cannot tell: how much of the run earlier
             calls of ``fit`` have done, as a moment such as ``2`` or ``"300 steps"``. A Trainer
             that resumes knows.
@@ -796,7 +796,7 @@ def _strategy_named(name: str) -> Strategy:
 
 def _cache_options(cache: Any, limit: Any, dtype: Any, check_every: Any) -> CacheOptions | None:
     if cache is not None:
-        return CacheOptions(cache, limit, dtype, check_every)
+        return CacheOptions(cache, limit, dtype, 200 if check_every is None else check_every)
     for name, value in (("limit", limit), ("dtype", dtype), ("check_every", check_every)):
         if value is not None:
             raise ValueError(f"cache_{name}={value!r} says nothing without cache=")

@@ -261,7 +261,7 @@ class Freezing:
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
         if self.cache is not None:
-            weakref.finalize(self, self.cache.remove).atexit = False
+            weakref.finalize(self, self.cache.close).atexit = False
         self._open: tuple[str, ...] = ()
         self._next: int | None = None
         self._sums: dict[str, str] = {}
@@ -397,7 +397,7 @@ class Freezing:
             self._sample.cancel()
             self._sample = None
         if self.cache is not None:
-            self.cache.remove()
+            self.cache.close()
         self._multipliers.restore()
         self._freezer.restore(flags=flags)
 

@@ -580,3 +580,31 @@ def test_verify_is_content_with_a_right_run():
             train_once(network)
             freezing.step()
     assert len(freezing.history) == 4
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.SimpleRNN])
+def test_a_frozen_embedding_under_a_frozen_rnn_trains_its_head(kind):
+    """Paddle's RNNs with frozen weights have no backward for their input on a CPU."""
+
+    class Reader(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.rnn = nn.Embedding(9, 4), kind(4, 4)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(self.embedding(x))[0][:, -1])
+
+    network = Reader()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    before = network.head.weight.numpy().copy()
+    with FreezeSchedule(verify=True, strategy="head_only").attach(
+        network, optimizer, total_steps=3
+    ) as freezing:
+        for _ in range(3):
+            network.train()
+            network(paddle.to_tensor([[1, 2, 3]])).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            freezing.step()
+    assert (network.head.weight.numpy() != before).any()
