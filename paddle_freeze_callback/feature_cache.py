@@ -46,7 +46,7 @@ from paddle import nn
 
 from .checks import one_of, whole
 from .feature_store import DiskStore, MemoryStore, Row, bytes_of, default_folder, free_memory
-from .weights import layers, moving_state
+from .weights import layers, moving_state, weights
 
 # Layers without weights that compute the same in training and evaluation: these may lie at the
 # boundary, which is often a pooling. Dropout may not.
@@ -211,6 +211,7 @@ class FeatureCache:
         self._recipes: dict[Any, _Recipe] = {}
         self._blanks: dict[Any, paddle.Tensor] = {}
         self._each = 0
+        self._probes: list[tuple[paddle.Tensor, bytes]] = []
         self._proven: set[Any] = set()
         self._watching = 0
         self._stray = False
@@ -269,7 +270,7 @@ class FeatureCache:
 
     def _forget(self) -> None:
         self._store, self._kept, self._prefix = None, None, frozenset()
-        self._recipes, self._blanks = {}, {}
+        self._recipes, self._blanks, self._probes = {}, {}, []
 
     def _off(self, why: str) -> None:
         self.remove()
@@ -307,6 +308,7 @@ class FeatureCache:
             content = _form((args, kwargs))
             form = (self._network.training, _amp_state(), content)
             kind = (self._network.training, _amp_state(), _kind(content))
+            self._probe_a_weight()
             if size == 0 or not (kind in self._proven or self._prove(original, args, kwargs, kind)):
                 return original(*args, **kwargs)
             keys = _keys(inputs, size, form)
@@ -314,6 +316,15 @@ class FeatureCache:
             self._off(str(why))
             return original(*args, **kwargs)
         return self._served(original, args, kwargs, form, keys)
+
+    def _probe_a_weight(self) -> None:
+        """Whether one of the frozen weights, another with each batch, is still what it was."""
+        if not self._probes:
+            return
+        tensor, before = self._probes[self._batches % len(self._probes)]
+        if _few(tensor).tobytes() != before:
+            name = next((n for n, t in self._network.named_parameters() if t is tensor), "a buffer")
+            raise CannotCacheError(f"{name} changed although it is frozen")
 
     def _served(
         self, original: Callable[..., Any], args: Any, kwargs: Any, form: Any, keys: list[bytes]
@@ -605,7 +616,9 @@ class FeatureCache:
     def _take_boundary(self, found: tuple[tuple[Call, tuple[int, ...]], ...]) -> None:
         names = tuple(self._name(call) for call, _ in found)
         if self._store is None or names != self._kept_names or found != self._kept:
-            self._prefix = frozenset(id(tensor) for tensor in self._still())
+            still = self._still()
+            self._prefix = frozenset(id(tensor) for tensor in still)
+            self._probes = [(tensor, _few(tensor).tobytes()) for tensor in still]
             self._store = self._options.store(lambda: self._fingerprint(names, found))
             self.statistics.rows, self.statistics.nbytes = len(self._store), self._store.nbytes
         self._kept, self._kept_names = found, names
@@ -751,11 +764,27 @@ class FeatureCache:
         return total.hexdigest()
 
     def _still(self) -> list[paddle.Tensor]:
-        """All weights that are not open, and the buffers of layers without open weights."""
-        found = {id(t): t for t in self._network.parameters() if id(t) not in self._opened}
-        for _, layer in self._closed:
-            found.update({id(buffer): buffer for buffer in layer.buffers()})
-        return list(found.values())
+        """What features may depend on: all that is not open, and is not at work behind them.
+
+        Weights that are not open; buffers and statistics of the layers of the prefix, and of the
+        layers around closed ones that own no open weights.
+        """
+        found = {id(w.tensor): w.tensor for w in weights(self._network)}
+        found = {one: tensor for one, tensor in found.items() if one not in self._opened}
+        closed = {
+            id(one) for _, layer in self._closed for one in layer.sublayers(include_self=True)
+        }
+        prefix = [self._closed[index][1] for index in {call[0] for call in self._prefix_calls}]
+        inside = [one for layer in prefix for one in layer.sublayers(include_self=True)]
+        around = [
+            layer
+            for _, layer in layers(self._network)
+            if id(layer) not in closed
+            and not any(id(t) in self._opened for t in layer.parameters(include_sublayers=False))
+        ]
+        for layer in [*inside, *around]:
+            found.update({id(tensor): tensor for tensor in moving_state(layer).values()})
+        return [tensor for tensor in found.values() if tensor._is_initialized()]
 
 
 def _watch(index: int) -> Callable[..., Any]:
@@ -828,6 +857,7 @@ class _State:
             (tensor, tensor.clone())
             for layer in every.values()
             for tensor in moving_state(layer).values()
+            if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
         self._attributes: list[tuple[nn.Layer, dict[str, tuple[Any, Any]]]] = [
             (layer, _shallow(layer.__dict__)) for layer in every.values()
@@ -895,6 +925,12 @@ def _rows(tensor: paddle.Tensor, chosen: list[int]) -> paddle.Tensor:
     """Some rows of a tensor; of dtypes for which Paddle has no such kernel, by way of NumPy."""
     rows = paddle.to_tensor(tensor.numpy()[chosen])
     return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
+
+
+def _few(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:
+    """Up to 64 of its numbers, spread over all of it."""
+    flat = tensor.detach().flatten()
+    return np.asarray(flat[:: max(flat.shape[0] // 64, 1)].numpy())
 
 
 def _near(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], loose: float) -> bool:

@@ -802,23 +802,64 @@ def test_half_precision_halves_the_bytes_and_is_near():
     assert (losses["float16"] != losses[None]).any()
 
 
-def test_a_sample_is_checked_now_and_then_and_what_changed_is_an_error():
-    network = conv_net()
+def looped(network, schedule, meddle):
+    """Two batches again and again; after ten steps somebody meddles with the network."""
     optimizer = paddle.optimizer.SGD(0.01, parameters=network.parameters())
     batches = random_batches([1, 6, 6], 2)
-    schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory", cache_check_every=2)
     with schedule.attach(network, optimizer, epochs=20, steps_per_epoch=2) as freezing:
-        with pytest.raises(RuntimeError, match=r"other features of a sample than.*\(block3\)"):
-            for step in range(20):
-                network.train()
-                network(batches[step % 2]).sum().backward()
-                optimizer.step()
-                optimizer.clear_grad()
-                freezing.step()
-                if step == 9:
-                    weight = network.block1[0].weight
-                    weight.set_value(weight * 2)  # as a loaded checkpoint would
-        assert 9 < step < 13
+        for step in range(20):
+            network.train()
+            network(batches[step % 2]).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            freezing.step()
+            if step == 9:
+                meddle(network)
+    return values(network)
+
+
+def test_a_frozen_weight_that_changes_is_noticed_and_switches_it_off():
+    def as_a_loaded_checkpoint(network):
+        for tensor in network.block1.parameters():
+            tensor.set_value(tensor * 2)
+
+    schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
+    looped(conv_net(), schedule, as_a_loaded_checkpoint)
+    assert "changed although it is frozen" in schedule.cache.off
+    assert schedule.cache.hits > 0
+
+
+def test_a_batch_is_compared_now_and_then_and_what_changed_is_an_error():
+    """An option of a frozen layer, which nothing but a comparison tells."""
+
+    class Option(type(conv_net())):
+        factor = 1.0
+
+        def forward(self, x):
+            x = self.block3(self.block2(self.block1(x) * self.factor))
+            return self.fc(x.mean(axis=[2, 3]))
+
+    def louder(network):
+        network.factor = 3.0
+
+    schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory", cache_check_every=2)
+    with pytest.raises(RuntimeError, match=r"other features of a sample than.*\(block3\)"):
+        looped(Option(), schedule, louder)
+
+
+def test_a_frozen_rnn_below_the_head_changes_nothing():
+    class Reader(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.rnn = nn.Embedding(50, 6), nn.LSTM(6, 6)
+            self.c = nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.c(self.rnn(self.embedding(x))[0][:, -1])
+
+    statistics, _ = both(Reader, random_batches([5], whole=50), {0: "c"})
+    assert statistics.boundary == ("embedding",)  # Paddle says that its RNN needs a gradient
+    assert statistics.hits > 0
 
 
 @pytest.mark.parametrize(
