@@ -66,6 +66,14 @@ def test_two_processes_decide_the_same(tmp_path, loop, strategy):
     assert furthest(first["weights"], second["weights"]) == 0
 
 
+def test_each_process_has_a_cache_of_its_own_and_nothing_changes(tmp_path):
+    (single,) = run(tmp_path / "one", "hapi", 1, ranks=1, strategy="head")
+    first, second = run(tmp_path / "two", "hapi", 1, ranks=2, strategy="cache")
+    assert min(first["hits"], second["hits"]) > 0
+    assert furthest(first["weights"], second["weights"]) == 0
+    assert furthest(first["weights"], single["weights"]) <= 1e-6
+
+
 def test_sharding_as_the_trainer_parses_it_is_refused_too(tmp_path):
     trainer = trainer_for(tiny_bert(), tmp_path, [FreezeSchedule()])
     _refuse_unsupported(trainer.args)

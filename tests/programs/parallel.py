@@ -24,6 +24,7 @@ from paddle_freeze_callback import (
     ByGradient,
     Explicit,
     FreezeSchedule,
+    HeadOnly,
     OnPlateau,
     RandomStages,
 )
@@ -45,6 +46,7 @@ def unlike(progress):
 
 STRATEGIES = {
     "plan": Explicit(PLAN),
+    "head": HeadOnly(),
     "random": RandomStages(k=1, every="3 steps"),
     "gradient": ByGradient(every="3 steps", threshold=0.5),
     "plateau": OnPlateau("eval_loss", patience=1, min_delta=0.02, max_wait="5 steps"),
@@ -141,11 +143,14 @@ def main(loop: str, accumulate: str, folder: str, strategy: str = "plan") -> Non
     }  # fmt: skip
     environment = paddle.distributed.ParallelEnv()
     ranks = environment.nranks
-    schedule = FreezeSchedule(strategy=STRATEGIES[strategy], lr_decay=2, verify=True)
+    cache = {"cache": "memory"} if strategy == "cache" else {}
+    rule = STRATEGIES["head" if cache else strategy]
+    schedule = FreezeSchedule(strategy=rule, lr_decay=2, verify=True, **cache)
     network = loops[loop](schedule, int(accumulate), ranks, Path(folder))
     result = {
         "weights": {name: tensor.numpy() for name, tensor in network.named_parameters()},
         "history": [(c.step, c.opened, c.frozen) for c in schedule.history],
+        "hits": schedule.cache.hits if schedule.cache else 0,
     }
     (Path(folder) / f"rank{environment.rank}.pickle").write_bytes(pickle.dumps(result))
 
