@@ -43,8 +43,8 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 from finetune_sentiment import CACHE, fetch_model, fetch_sentences  # noqa: E402
 
 from paddle_freeze_callback import FreezeSchedule, HeadThenAll  # noqa: E402
-from paddle_freeze_callback.feature_cache import _form, _keys  # noqa: E402
 from paddle_freeze_callback.feature_store import DiskStore, MemoryStore  # noqa: E402
+from paddle_freeze_callback.sample_keys import form_of, keys_of  # noqa: E402
 
 ANSWERS = HERE.parent / ".cache" / "bench"
 REPORT = HERE / "RESULTS.md"
@@ -342,12 +342,12 @@ def lookup() -> dict:
     }
     for name, arrays in inputs.items():
         tensors = [paddle.to_tensor(array) for array in arrays]
-        form = _form(tuple(tensors))
+        form = form_of(tuple(tensors))
 
         def work(tensors=tensors, form=form) -> float:
             began = time.perf_counter()
             for _ in range(20):
-                _keys(tensors, 16, form)
+                keys_of(tensors, 16, form)
             return (time.perf_counter() - began) / 320 * 1e6
 
         (result[f"key, {name}"],) = median_of(5, work)

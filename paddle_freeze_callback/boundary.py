@@ -1,0 +1,316 @@
+"""Where a frozen prefix ends, found by trying a batch out, and proven.
+
+Nothing is assumed about the network:
+
+* Closed layers are the outermost layers without open weights. A call of one belongs to the
+  prefix if its output needs no gradient.
+* What must be kept is found by filling the outputs of prefix calls with NaN and with large
+  numbers: whatever the rest of the network does not look at leaves its output, and what it keeps in
+  attributes, bit for bit the same.
+* The prefix must depend on the sample alone. It is computed again for a part of the batch in
+  another order, with other random numbers, and with NaN in all open weights, and must come out the
+  same; and no random number may be drawn before its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from .forward_state import ForwardState, random_state, reseed
+from .forward_watch import Call, ForwardWatch, Trace
+from .nested import leaves, replaced, tensors
+from .sample_keys import CannotCacheError
+
+# Layers without weights that compute the same in training and evaluation: these may lie at the
+# boundary, which is often a pooling. Dropout may not.
+_PLAIN = ("paddle.nn.layer.pooling", "paddle.nn.layer.activation")
+
+RECOMPUTED = "layers are recomputed in the backward pass"
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where the prefix ends.
+
+    Attributes:
+        prefix: the calls that need not be made again.
+        kept: those whose outputs are kept, with the places of the tensors in them.
+    """
+
+    prefix: tuple[Call, ...]
+    kept: tuple[tuple[Call, tuple[int, ...]], ...]
+
+    @property
+    def kept_calls(self) -> frozenset[Call]:
+        """The calls whose outputs are kept."""
+        return frozenset(call for call, _ in self.kept)
+
+    def features(self, trace: Trace, size: int, name: Callable[[Call], str]) -> list[paddle.Tensor]:
+        """The kept tensors in a trace, one row per sample.
+
+        Raises:
+            CannotCacheError: if a call was not made, or does not give one row per sample.
+        """
+        found = []
+        for call, places in self.kept:
+            output = trace.output(call)
+            if output is None:
+                raise CannotCacheError(f"{name(call)} is not called for every batch")
+            inside = list(tensors(output))
+            for place in places:
+                if not inside[place].shape or inside[place].shape[0] != size:
+                    raise CannotCacheError(
+                        f"the output of {name(call)} has the shape {inside[place].shape}, "
+                        f"whose first side is not the batch of {size}"
+                    )
+                found.append(inside[place])
+        return found
+
+
+class Trial:
+    """A forward of the training loop's own, seen closely, and what can be learnt from it.
+
+    The loop gets the output of this very forward. Whatever is computed beside it is taken back
+    by :meth:`end`: buffers, attributes and random generators are then as the forward left them.
+
+    Args:
+        watch: stands before the network's forward functions.
+        network: the network.
+        original: its own forward.
+        args: what that is called with.
+        kwargs: the same, by name.
+        size: how many samples that is.
+    """
+
+    def __init__(
+        self,
+        watch: ForwardWatch,
+        network: nn.Layer,
+        original: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        size: int,
+    ) -> None:
+        self._watch = watch
+        self._network = network
+        self._original = original
+        self._size = size
+        self._given = replaced((args, kwargs), lambda _, tensor: tensor.clone().detach())
+        self._before = ForwardState(network)
+        self.result, self.trace = watch.traced(original, args, kwargs, Trace(random=random_state()))
+        self._expected = (list(leaves(self.result)), self._before.assigned())
+        self._after = ForwardState(network)
+
+    def end(self) -> None:
+        """Leave everything as the forward left it."""
+        self._after.restore()
+
+    def undo(self) -> None:
+        """Leave everything as it was before the forward, which is given up."""
+        self._before.restore()
+
+    def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
+        """Find what the rest of the network looks at, or prove that it is what is known.
+
+        Args:
+            opened: identities of the open weights.
+            known: what a training step has shown; ``None`` if this is the first one.
+
+        Raises:
+            CannotCacheError: saying why nothing can be kept.
+        """
+        if self.trace.recomputed:
+            raise CannotCacheError(RECOMPUTED)
+        prefix = self._prefix(known)
+        if known is not None and not known.kept_calls <= set(prefix):
+            raise CannotCacheError("another kind of call has another boundary")
+        real = {call: self.trace.output(call) for call in prefix}
+        self._refuse(real)
+        every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
+        found = self._needed(real, every) if known is None else dict(known.kept)
+        if not found:
+            raise CannotCacheError("the network's output does not depend on its frozen layers")
+        rest = {call: every[call].difference(found.get(call, ())) for call in prefix}
+        # NaN does not show in a comparison; numbers that are large both ways do.
+        fillings = (math.nan, 1e4, -1e4)
+        if any(rest.values()) and not all(self._same(real, rest, fill) for fill in fillings):
+            raise CannotCacheError(
+                "the open layers look at more of the frozen ones than can be kept"
+            )
+        boundary = known or Boundary(tuple(prefix), tuple(found.items()))
+        self._prove_alone(boundary, opened)
+        return boundary
+
+    def _prefix(self, known: Boundary | None) -> list[Call]:
+        """The calls of frozen layers before anything open, up to the last that may be kept."""
+        if not self._network.training:  # only a training step tells which these are
+            assert known is not None
+            return [call for call in known.prefix if self.trace.output(call) is not None]
+        prefix = [call for call, _, is_prefix in self.trace.calls if is_prefix]
+        bounds = [call for call in prefix if self._may_be_kept(call)]
+        if not bounds:
+            raise CannotCacheError("no frozen layer comes before the open ones")
+        # What follows the last of these (a dropout) is computed as ever.
+        return prefix[: prefix.index(bounds[-1]) + 1]
+
+    def _may_be_kept(self, call: Call) -> bool:
+        layer = self._watch.closed[call[0]][1]
+        plain = type(layer).__module__ in _PLAIN and not isinstance(layer, nn.RReLU)
+        return plain or bool(list(layer.parameters()))
+
+    def _refuse(self, real: Mapping[Call, Any]) -> None:
+        """Calls that do more than to give tensors that follow from their input."""
+        assigned = self._expected[1]
+        for call, output in real.items():
+            path, layer = self._watch.closed[call[0]]
+            if not all(isinstance(leaf, paddle.Tensor) for leaf in leaves(output)):
+                raise CannotCacheError(
+                    f"{self._watch.name(call)} gives something else than tensors"
+                )
+            if call in self.trace.drawn:
+                raise CannotCacheError(
+                    f"random numbers are drawn before the end of {self._watch.name(call)}, in "
+                    "forward code and not in a frozen layer"
+                )
+            # A skipped layer would not set what it keeps for others to read.
+            inside = {id(one) for one in [layer, *layer.sublayers()]}
+            for owner, name in assigned:
+                if owner in inside:
+                    raise CannotCacheError(f"{path} sets {name}, which others may read")
+
+    def _needed(
+        self, real: Mapping[Call, Any], every: Mapping[Call, frozenset[int]]
+    ) -> dict[Call, tuple[int, ...]]:
+        """The tensors of prefix calls that the rest of the network looks at."""
+        last = list(real)[-1]
+        candidates = {last: every[last]}
+        if not self._same(real, {**every, last: frozenset()}):
+            if not self._same(real, {}):
+                raise CannotCacheError("the network's forward does not repeat itself")
+            # Something looks at an inner tensor: keep whatever is looked at.
+            candidates = {
+                call: holes
+                for call, holes in every.items()
+                if call == last or not self._same(real, {call: holes})
+            }
+        found = {
+            call: tuple(i for i in sorted(holes) if not self._same(real, {call: frozenset([i])}))
+            for call, holes in candidates.items()
+        }
+        return {call: places for call, places in found.items() if places}
+
+    def _fresh(self) -> tuple[Any, Any]:
+        """What the forward was called with, in the state that it was called in."""
+        self._before.restore()
+        args, kwargs = replaced(self._given, lambda _, tensor: tensor.clone())
+        return args, kwargs
+
+    def _same(
+        self,
+        real: Mapping[Call, Any],
+        holes: Mapping[Call, frozenset[int]],
+        fill: float = math.nan,
+    ) -> bool:
+        """Whether the network does the same with these tensors filled."""
+        inputs = self._fresh()
+        plan = {}
+        for call, output in real.items():
+            filled = {
+                index: filled_like(tensor, fill)
+                for index, tensor in enumerate(tensors(output))
+                if index in holes.get(call, ())
+            }
+            copies = replaced(output, lambda _, tensor: tensor.clone())
+            plan[call] = replaced(copies, filled.get)
+        with paddle.no_grad():
+            again = self._watch.planned(self._original, *inputs, plan)
+        return _same_bits((list(leaves(again)), self._before.assigned()), self._expected)
+
+    def _prove_alone(self, boundary: Boundary, opened: frozenset[int]) -> None:
+        """Features must follow from the sample alone, and from nothing that is open."""
+        watch, half = self._watch, max(self._size // 2, 1)
+        expected = boundary.features(self.trace, self._size, watch.name)
+        backwards = list(range(half, self._size))[::-1]
+        # A few samples are enough the second time: what differs by chance shows in any.
+        for seed, chosen in ((1, backwards), (2, backwards[:2])):
+            args, kwargs = replaced(self._fresh(), partial(_rows, chosen))
+            reseed(seed)
+            trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
+            with paddle.no_grad(), self._nan_in(opened):
+                watch.traced(self._original, args, kwargs, trace)
+            again = boundary.features(trace, len(chosen), watch.name)
+            for all_rows, part in zip(expected, again):
+                if not nearly_equal(part.numpy(), all_rows.numpy()[chosen], 1e-3):
+                    raise CannotCacheError(
+                        "the frozen layers give a sample something else each time: they depend on "
+                        "open layers, on the other samples of the batch, or on random numbers"
+                    )
+
+    @contextmanager
+    def _nan_in(self, opened: frozenset[int]) -> Iterator[None]:
+        """NaN in the open weights for a while."""
+        there = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
+        copies = [tensor.clone() for tensor in there]
+        try:
+            for tensor in there:
+                if tensor.is_floating_point():
+                    tensor.set_value(paddle.full_like(tensor, math.nan))
+            yield
+        finally:
+            for tensor, copy in zip(there, copies):
+                tensor.set_value(copy)
+
+
+def filled_like(tensor: paddle.Tensor, value: float) -> paddle.Tensor:
+    """The same shape full of this value, or, for whole numbers, something that is not there."""
+    if tensor.is_floating_point():
+        return paddle.full_like(tensor, value)
+    if tensor.dtype == paddle.bool:
+        return paddle.logical_not(tensor)
+    return paddle.zeros_like(tensor) if bool((tensor != 0).any()) else paddle.ones_like(tensor)
+
+
+def nearly_equal(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], loose: float) -> bool:
+    """Whether two arrays are the same but for rounding; ``loose`` is relative to the largest."""
+    found, expected = one.astype("float64"), other.astype("float64")
+    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)) or 1.0
+    return bool(np.allclose(found, expected, rtol=loose, atol=loose * scale, equal_nan=True))
+
+
+def _rows(chosen: list[int], _: int, tensor: paddle.Tensor) -> paddle.Tensor:
+    """Some rows of a tensor, in the order that ``replaced`` gives its arguments in."""
+    # By way of NumPy: for some dtypes Paddle has no such kernel.
+    rows = paddle.to_tensor(tensor.numpy()[chosen])
+    return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
+
+
+def _same_bits(one: Any, other: Any) -> bool:
+    ours, theirs = list(leaves(one)), list(leaves(other))
+    if len(ours) != len(theirs):
+        return False
+    for a, b in zip(ours, theirs):
+        if isinstance(a, paddle.Tensor) != isinstance(b, paddle.Tensor):
+            return False
+        if isinstance(a, paddle.Tensor):
+            if a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
+                return False
+        elif isinstance(a, np.ndarray):
+            if not isinstance(b, np.ndarray) or a.tobytes() != b.tobytes():
+                return False
+        elif isinstance(a, (bool, int, float, str)):
+            if repr(a) != repr(b):
+                return False
+        elif type(a) is not type(b):
+            return False
+        else:
+            raise CannotCacheError(f"the network gives a {type(a).__name__} beside its tensors")
+    return True
