@@ -6,13 +6,13 @@ READY := $(VENV)/.ready
 
 COMPAT := tests/test_contract.py tests/test_resume.py tests/test_parallel.py
 
-.PHONY: demo test test-compat bench ablation fuzz kill lint clean
+.PHONY: demo test test-compat bench ablation fuzz kill lint readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 # The contract, resume and data-parallel tests under the two further Trainers.
 test-compat: .venv-nlp3/.ready .venv-formers/.ready
@@ -50,6 +50,10 @@ fuzz: $(READY)
 kill: $(READY)
 	$(BIN)/python tests/programs/kill.py
 
+# The READMEs' pictures and outputs, as they are today.
+readme-assets: $(READY)
+	$(BIN)/python docs/readme_assets.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +61,7 @@ lint: $(READY)
 
 $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp,plot,test]'
 	touch $@
 
 clean:

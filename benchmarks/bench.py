@@ -48,7 +48,7 @@ from paddle_freeze_callback.sample_keys import form_of, keys_of  # noqa: E402
 
 ANSWERS = HERE.parent / ".cache" / "bench"
 REPORT = HERE / "RESULTS.md"
-PEERS = HERE.parent / ".venv-peers" / "bin" / "python"
+PEERS = HERE.parent.resolve() / ".venv-peers" / "bin" / "python"
 QUIET = logging.getLogger("paddlenlp")
 
 
@@ -259,6 +259,8 @@ def frozen_step() -> dict:
 def cached(build, plan: dict, batches: list, rounds: int, half: str | None = None) -> dict:
     """Epochs of the same frozen network with and without the cache, in turn."""
     runs = {}
+    planned = FreezeSchedule(unfreeze_at=plan, cache="memory")
+    predicted = planned.preview(build(), total_steps=100, batch=batches[0][0]).cache_bytes[0]
     for name, options in (("plain", {"frozen_dropout": "eval"}), ("cache", {"cache": "memory"})):
         paddle.seed(0)
         network = build()
@@ -290,7 +292,7 @@ def cached(build, plan: dict, batches: list, rounds: int, half: str | None = Non
         "ratio": times[0] / times[1], "plain": times[0], "cache": times[1],
         "first": firsts[0] / firsts[1],
         "bytes": statistics_.nbytes / max(statistics_.rows, 1), "boundary": statistics_.boundary,
-        "hit rate": statistics_.hit_rate, "steps": len(batches),
+        "hit rate": statistics_.hit_rate, "steps": len(batches), "predicted": predicted,
     }  # fmt: skip
     runs["plain"][2].close()
     return result
@@ -535,9 +537,11 @@ def peers(*arguments: str) -> dict:
     """What peers.py prints, in the environment of the other libraries."""
     if not PEERS.exists():
         raise SystemExit("the other libraries are not there; run make bench")
-    done = subprocess.run(
-        [str(PEERS), str(HERE / "peers.py"), *arguments], capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as here:  # finetuning-scheduler writes where it runs
+        done = subprocess.run(
+            [str(PEERS), str(HERE.resolve() / "peers.py"), *arguments],
+            capture_output=True, text=True, cwd=here,
+        )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise SystemExit(done.stdout[-1000:] + done.stderr[-3000:])
@@ -610,7 +614,8 @@ def rows_of(found: dict[str, dict]) -> list[tuple[str, str, str, str]]:
             rows.append(("its first epoch, which fills the cache",
                          f"{one['first']:.3f} of an uncached one ({one['steps']} steps)",
                          "<= 1.05", verdict(one["first"] <= 1.05)))  # fmt: skip
-            kept = f"{one['bytes']:,.0f} bytes a sample ({', '.join(one['boundary'])})"
+            kept = (f"{one['bytes']:,.0f} bytes a sample ({', '.join(one['boundary'])}), "
+                    f"{one['predicted']:,} predicted by preview")  # fmt: skip
             rows.append(("its memory", kept, "", ""))
     if one := found.get("lookup"):
         text = "; ".join(f"{name} {value:.1f} microseconds" for name, value in one.items())

@@ -35,6 +35,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 warnings.filterwarnings("ignore", message="No ccache found")
 
@@ -140,7 +141,7 @@ def accuracy(prediction: object) -> dict[str, float]:
     return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
 
 
-def main(argv: list[str]) -> dict[str, float]:
+def main(argv: list[str]) -> dict[str, Any]:
     """Train, evaluate on held-out sentences, print and return what came out."""
     defaults = {
         "--output_dir": tempfile.mkdtemp(prefix="freeze-demo-"),
@@ -149,6 +150,7 @@ def main(argv: list[str]) -> dict[str, float]:
         "--per_device_train_batch_size": "16",
         "--per_device_eval_batch_size": "50",
         "--logging_steps": "20",
+        "--evaluation_strategy": "epoch",
         "--save_strategy": "no",
         "--seed": "42",
     }
@@ -201,7 +203,7 @@ def main(argv: list[str]) -> dict[str, float]:
     )
     if args.output_dir == defaults["--output_dir"]:
         shutil.rmtree(args.output_dir, ignore_errors=True)
-    return {"accuracy": result["eval_accuracy"], "seconds": seconds}
+    return {"accuracy": result["eval_accuracy"], "seconds": seconds, "schedule": schedule}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import FreezeArguments
 from .freezer import freeze, unfreeze
 from .moments import Progress
+from .preview import Preview
 from .rates import SlantedTriangular
 from .report import Transition
 from .schedule import FreezeSchedule
@@ -49,6 +50,7 @@ __all__ = [
     "HeadOnly",
     "HeadThenAll",
     "OnPlateau",
+    "Preview",
     "Progress",
     "RandomStages",
     "SlantedTriangular",

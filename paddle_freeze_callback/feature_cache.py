@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from paddle import nn
 from .boundary import RECOMPUTED, Boundary, Trial, filled_like, nearly_equal
 from .checks import one_of, whole
 from .feature_store import DiskStore, MemoryStore, Row, bytes_of, default_folder, free_memory
+from .forward_state import ForwardState
 from .forward_watch import Call, ForwardWatch, Shape, Trace
 from .nested import replaced, restructured, tensors
 from .sample_keys import CannotCacheError, batch_size, form_of, keys_of, kind_of
@@ -510,6 +511,34 @@ class FeatureCache:
         for layer in [*inside, *around]:
             found.update({id(tensor): tensor for tensor in moving_state(layer).values()})
         return [tensor for tensor in found.values() if tensor._is_initialized()]
+
+
+def bytes_a_sample(
+    network: nn.Layer, opened: frozenset[int], options: CacheOptions, forward: Callable[[], Any]
+) -> int:
+    """Bytes that a cache would keep of each sample of a batch; the network is left as it was.
+
+    Args:
+        network: the network, frozen as it will be, in training mode.
+        opened: identities of the open weights.
+        options: of the cache; nothing is written to a disk.
+        forward: calls the network with the batch.
+
+    Raises:
+        CannotCacheError: saying why nothing would be kept.
+    """
+    memory = replace(options, cache="memory", limit=None)
+    cache = FeatureCache(network, memory, lambda line: None)
+    state = ForwardState(network)
+    try:
+        cache.begin(opened)
+        forward()
+    finally:
+        cache.remove()
+        state.restore()
+    if cache.statistics.off or not cache.statistics.rows:
+        raise CannotCacheError(cache.statistics.off or "this batch cannot tell")
+    return cache.statistics.nbytes // cache.statistics.rows
 
 
 def _few(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:

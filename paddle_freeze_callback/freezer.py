@@ -150,7 +150,7 @@ class Freezer:
             self._hold("eval", self._others, frozen_now)
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
-            self._cut_bridge()
+            self.cut_bridge()
             opened = {id(weight.tensor) for weight in self._every if weight.trains}
             self._bridge = Bridge(self._network, frozen_now, opened)
             self._forget_traces()
@@ -163,7 +163,8 @@ class Freezer:
             for one in [traced, *traced._descriptor_cache.values()]:
                 one._program_cache.clear()
 
-    def _cut_bridge(self) -> None:
+    def cut_bridge(self) -> None:
+        """Take the cure for recomputed layers back; for when no backward pass follows."""
         if self._bridge is not None:
             self._bridge.undo()
             self._bridge = None
@@ -229,7 +230,7 @@ class Freezer:
         for held in self._held.values():
             held.undo()
         self._held.clear()
-        self._cut_bridge()
+        self.cut_bridge()
         if flags:
             for tensor, stop_gradient in self._found:
                 tensor.stop_gradient = stop_gradient

@@ -23,6 +23,7 @@ from .freezer import FROZEN_MODES
 from .hosts.hapi import HapiLoop, checkpoint_prefix, metrics_of
 from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
 from .moments import Moment, Progress, Run, When, named
+from .preview import Preview, preview
 from .rates import LearningRates
 from .record import FILE, Record
 from .report import Transition
@@ -332,6 +333,11 @@ class FreezeSchedule:
         return self._freezing.history if self._freezing else []
 
     @property
+    def metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """What evaluations gave in the last run, by name: (optimizer steps done, value)."""
+        return self._freezing.metrics if self._freezing else {}
+
+    @property
     def cache(self) -> CacheStatistics | None:
         """What the cache of the last run did; ``None`` without a cache, or before the first run."""
         cache = self._freezing.cache if self._freezing else None
@@ -378,6 +384,120 @@ class FreezeSchedule:
         for key in self._logged:
             self._logs.pop(key, None)
         self._logs, self._logged = {}, ()
+
+    # ------------------------------------------------------------ seen before, and after
+
+    def preview(
+        self,
+        network: nn.Layer,
+        *,
+        epochs: float | None = None,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+        optimizer: Any = None,
+        batch: Any = None,
+    ) -> Preview:
+        """What this schedule will do to a network; nothing is changed.
+
+        Args:
+            network: the network.
+            epochs: how long the run is; give any two of these three, or ``total_steps`` alone.
+            steps_per_epoch: optimizer steps in an epoch.
+            total_steps: optimizer steps in the run.
+            optimizer: the run's; its state is counted, and it is checked. AdamW's is assumed.
+            batch: what the network is called with: a tensor, or a tuple, list or dictionary. The
+                forward of each stage is then measured, and what a cache keeps is tried out.
+
+        Returns:
+            A table: print it, ``show()`` it in colours, or leave it at the end of a notebook's
+            cell.
+
+        Raises:
+            ValueError, TypeError: whatever the start of the run would refuse.
+
+        >>> import paddle
+        >>> net = paddle.nn.Sequential(paddle.nn.Linear(2, 4), paddle.nn.Linear(4, 1))
+        >>> schedule = FreezeSchedule(stages=["1", "0"])
+        >>> table = schedule.preview(net, epochs=2, steps_per_epoch=10)
+        >>> [(phase.step, phase.opened, phase.trainable) for phase in table.phases]
+        [(0, ('1',), 5), (10, ('1', '0'), 17)]
+        """
+        run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        if run.total_steps is None:
+            raise ValueError(
+                f"epochs={epochs!r} alone does not say how long the run is; "
+                "give steps_per_epoch= or total_steps=, too"
+            )
+        manners = self._manners
+        return preview(
+            network, self._stages, self._strategy, manners["learning_rates"], run,
+            optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
+            cache=manners["cache"],
+        )  # fmt: skip
+
+    def plot(
+        self,
+        file: str | os.PathLike[str] | None,
+        network: nn.Layer,
+        *,
+        epochs: float | None = None,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+    ) -> Any:
+        """Draw what this schedule will do: stages upwards, time to the right.
+
+        Args:
+            file: a ``.png``, ``.svg`` or ``.pdf`` file; ``None`` to draw only.
+            network: the network.
+            epochs: how long the run is, as for :meth:`preview`.
+            steps_per_epoch: optimizer steps in an epoch.
+            total_steps: optimizer steps in the run.
+
+        Returns:
+            The ``matplotlib.figure.Figure``.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError, TypeError: as :meth:`preview`, or for a file that cannot be.
+        """
+        from .plot import plot_preview
+
+        table = self.preview(
+            network, epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+        )
+        return plot_preview(table, file)
+
+    def plot_history(
+        self,
+        file: str | os.PathLike[str] | None = None,
+        metrics: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    ) -> Any:
+        """Draw what happened in the last run.
+
+        Args:
+            file: as for :meth:`plot`.
+            metrics: lines to draw beneath: by name, (optimizer steps done, value) in order; by
+                default all that evaluations gave in the run, timings aside (see :attr:`metrics`).
+
+        Returns:
+            The ``matplotlib.figure.Figure``.
+
+        Raises:
+            RuntimeError: if there was no run yet.
+            ImportError: without matplotlib.
+        """
+        if self._freezing is None:
+            raise RuntimeError("there is no run to draw yet; train first, or use plot()")
+        from .plot import plot_history
+
+        run = self._freezing
+        drawn = metrics
+        if drawn is None:  # a Trainer's timings are no result of training
+            drawn = {n: line for n, line in run.metrics.items() if not n.endswith(_NO_RESULTS)}
+        return plot_history(
+            run.stages, run.history, run.steps_done, run.steps_per_epoch,
+            drawn, file, multipliers=run.multipliers,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ hand-written loops
 
@@ -710,6 +830,10 @@ class FreezeSchedule:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, or a pickled schedule, has the same options and no run."""
         return _rebuilt, (type(self), self._given)
+
+
+# Beside its metrics a Trainer's evaluation gives these.
+_NO_RESULTS = ("_runtime", "_per_second", "epoch")
 
 
 def _rebuilt(kind: type[FreezeSchedule], given: dict[str, Any]) -> FreezeSchedule:

@@ -22,6 +22,7 @@ from paddle import nn
 from . import optimizer as optimizers
 from . import parallel, rates
 from .best_weights import BestWeights
+from .checks import is_number
 from .feature_cache import CacheOptions, FeatureCache
 from .freezer import Freezer, asked_by_name
 from .gradients import GradientSample
@@ -159,6 +160,21 @@ def release(network: nn.Layer) -> None:
             holder.give_up()
 
 
+def refuse_running(network: nn.Layer) -> None:
+    """In the middle of a run, what was frozen before it began cannot be told.
+
+    Raises:
+        RuntimeError: if a schedule is at work on the network.
+    """
+    for layer in network.sublayers(include_self=True):
+        holder = _holders.get(layer, lambda: None)()
+        if holder is not None and holder.at_work:
+            raise RuntimeError(
+                f"a FreezeSchedule is training this {type(network).__name__}; "
+                "look at it before the run, or after"
+            )
+
+
 def _single(value: Any) -> Any:
     """The number in a tensor, array or list of one; anything else as it is.
 
@@ -180,7 +196,21 @@ def _refuse_sparse(network: nn.Layer) -> None:
             )
 
 
-def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
+def refuse_nothing_to_train(network: nn.Layer, schedulable: Sequence[str]) -> None:
+    """A schedule needs something that it may open.
+
+    Raises:
+        ValueError: if there is nothing.
+    """
+    if not schedulable:
+        raise ValueError(
+            f"every parameter of {type(network).__name__} that the schedule may open is "
+            "frozen already; nothing would train. Set stop_gradient=False on what should, "
+            "or ask for it by name"
+        )
+
+
+def never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
     """One warning for all stages that this run leaves frozen."""
     which = ", ".join(
         repr(name) if step is None else f"{name!r} (which needs {step} steps)"
@@ -200,6 +230,7 @@ class Freezing:
     Attributes:
         stages: the stages of the network.
         history: the transitions so far.
+        metrics: what evaluations gave, by name: (optimizer steps done, value).
     """
 
     def __init__(
@@ -240,6 +271,7 @@ class Freezing:
         self._freed: set[str] = set()
         self._metrics: dict[str, Any] = {}
         self._seen: dict[str, Any] = {}
+        self.metrics: dict[str, list[tuple[int, float]]] = {}
         self._decisions = record.decisions if record else ()
         self._sample: GradientSample | None = None
         self._best = BestWeights(network, optimizer) if strategy.restore_best else None
@@ -316,6 +348,9 @@ class Freezing:
         self._step = self._step if step is None else step
         self._metrics = {name: _single(value) for name, value in metrics.items()}
         self._seen.update(self._metrics)
+        for name, value in self._metrics.items():
+            if is_number(value):
+                self.metrics.setdefault(name, []).append((self._step, float(value)))
         strategy, names = self._plan.strategy, self._plan.schedulable
         if not strategy.decides or not self._freezer.holds:
             return
@@ -413,6 +448,26 @@ class Freezing:
         self.close(verify=error is None)
 
     # ------------------------------------------------------------ what is seen from outside
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has the network in its hands."""
+        return self._freezer.holds
+
+    @property
+    def multipliers(self) -> Mapping[str, float]:
+        """The learning-rate multiplier of each stage, ramps aside."""
+        return self._plan.multipliers
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps done."""
+        return self._step
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps in an epoch; ``None`` if that is not known."""
+        return self._run.steps_per_epoch
 
     @property
     def open_stages(self) -> tuple[str, ...]:
@@ -570,12 +625,7 @@ class Freezing:
     def _check(self, network: nn.Layer, optimizer: Any, evaluates: bool) -> list[Weight]:
         """Refuse what would go wrong; returns what will open at some time."""
         names, strategy = self._plan.schedulable, self._plan.strategy
-        if not names:
-            raise ValueError(
-                f"every parameter of {type(network).__name__} that the schedule may open is "
-                "frozen already; nothing would train. Set stop_gradient=False on what should, "
-                "or ask for it by name"
-            )
+        refuse_nothing_to_train(network, names)
         if strategy.needs_evaluation and not evaluates:
             raise ValueError(
                 f"{type(strategy).__name__} decides from metrics, and this run never evaluates: "
@@ -596,7 +646,7 @@ class Freezing:
         self._learning_rates.check(self._run)
         late = strategy.never_open(self._run, names)
         if late:
-            warnings.warn(_never_opens(late, self._run), stacklevel=6)
+            warnings.warn(never_opens(late, self._run), stacklevel=6)
         first = strategy.next_step(Progress(0, self._run, stages=names), names)
         total = self._run.total_steps
         if not late and not strategy.needs_evaluation and first and total and first >= total:
