@@ -221,7 +221,7 @@ def preview(
             else:
                 sizes[phase.step] = each
     elif cache is not None:
-        notes.append("give batch= to see what the cache keeps")
+        notes.append("no batch was given: what the cache keeps is not known")
     spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
     return Preview(
         shown, tuple(phases), run.total_steps, run.steps_per_epoch, 1 - spent / run.total_steps,
@@ -256,7 +256,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
     if late:
         notes.append(never_opens(late, run))
     if optimizer is None:
-        notes.append("optimizer state is that of AdamW; give optimizer= for yours")
+        notes.append("no optimizer was given: state is counted as AdamW keeps it")
     elif _moments_of(optimizer) == 2 and not any(
         kind.__name__ in _MOMENTS for kind in type(optimizers.innermost(optimizer)).__mro__
     ):
@@ -265,7 +265,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
             "counted as AdamW's"
         )
     if batch is None:
-        notes.append("time is estimated from parameters; give batch= to measure it")
+        notes.append("no batch was given: time is estimated from parameters, not measured")
     return notes
 
 

@@ -137,7 +137,7 @@ def test_a_head_alone_costs_its_forward_and_memory_follows_what_has_been_open():
     assert table.phases[0].memory_share == pytest.approx((370 + 3 * 10) / (4 * 370))
     assert 0 < table.saving < 2 / 3
     assert not table.measured
-    assert any("give batch= to measure it" in note for note in table.notes)
+    assert any("no batch was given" in note for note in table.notes)
 
 
 def test_state_that_is_freed_is_not_counted_any_more():
@@ -187,7 +187,7 @@ def test_the_bytes_that_a_cache_keeps_are_those_that_the_run_then_keeps():
 def test_without_a_batch_the_cache_says_what_it_needs():
     table = FreezeSchedule(cache="memory").preview(ConvNet(), total_steps=16)
     assert table.cache_bytes == {}
-    assert "give batch= to see what the cache keeps" in table.notes
+    assert "no batch was given: what the cache keeps is not known" in table.notes
 
 
 @pytest.mark.parametrize("strategy", [OnPlateau("loss"), ByGradient("3 steps")])
