@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 COMPAT := tests/test_contract.py tests/test_resume.py tests/test_parallel.py
 
-.PHONY: demo test test-compat bench ablation fuzz kill lint readme-assets clean
+.PHONY: demo test test-compat bench ablation fuzz kill lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -50,6 +50,11 @@ fuzz: $(READY)
 kill: $(READY)
 	$(BIN)/python tests/programs/kill.py
 
+# The API reference, into docs/_build/html; a warning is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 # The READMEs' pictures and outputs, as they are today.
 readme-assets: $(READY)
 	$(BIN)/python docs/readme_assets.py
@@ -65,4 +70,4 @@ $(READY): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
