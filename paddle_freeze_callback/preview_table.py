@@ -134,7 +134,9 @@ def plain(preview: Preview) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    console = Console(file=out, width=10_000, color_system=None, force_terminal=False)
+    console = Console(
+        file=out, width=10_000, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(rich_view(preview))
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     return "\n".join(lines).strip("\n")

@@ -68,6 +68,15 @@ def listing(names: Sequence[str], most: int = 4) -> str:
     return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} stages)"
 
 
+def brief(transition: Transition, open_stages: int, stages: int) -> str:
+    """The current phase in a few words, for a progress bar.
+
+    >>> brief(Transition(100, 1, ("layer4",), (), 250, 1000), 2, 6)
+    'open 2/6 stages, 25% train'
+    """
+    return f"open {open_stages}/{stages} stages, {100 * transition.ratio:.3g}% train"
+
+
 def numbers(
     transition: Transition, open_stages: int, learning_rates: Mapping[str, float]
 ) -> dict[str, float]:

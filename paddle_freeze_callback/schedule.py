@@ -26,7 +26,7 @@ from .moments import Moment, Progress, Run, When, named
 from .preview import Preview, preview
 from .rates import LearningRates
 from .record import FILE, Record
-from .report import Transition
+from .report import Transition, brief
 from .session import Freezing
 from .stages import Stage, Stages
 from .strategies import (
@@ -725,6 +725,9 @@ class FreezeSchedule:
         """The first micro-batch of an optimizer step comes next."""
         if self._freezing is not None:
             self._freezing.at(state.global_step)
+            if isinstance(self._loop, TrainerLoop):
+                now = len(self._freezing.open_stages)
+                self._loop.show(self, brief(self.history[-1], now, len(self.stages)))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer evaluated: a strategy may decide from the metrics."""
@@ -773,21 +776,28 @@ class FreezeSchedule:
             self._params = params
 
     def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
-        """A batch comes next."""
+        """A batch comes next; our numbers are in the logs before any display looks for them."""
         loop = self._loop
-        if isinstance(loop, HapiLoop) and self._freezing is not None and loop.begins_step(step):
-            self._freezing.at(loop.done)
+        if isinstance(loop, HapiLoop) and self._freezing is not None:
+            if loop.begins_step(step):
+                self._freezing.at(loop.done)
+            self._log(logs)
+            loop.show(self, self._logged)
 
     def on_train_batch_end(self, step: int, logs: Any = None) -> None:
         """A batch is done: count the optimizer step, add our numbers to the logs."""
         loop = self._loop
         if isinstance(loop, HapiLoop) and self._freezing is not None:
             loop.done += loop.ends_step(step)
-            if logs is not None:
-                self._clear_logs()
-                numbers = self._freezing.numbers
-                self._logs, self._logged = logs, tuple(numbers)
-                logs.update(numbers)
+            self._log(logs)
+
+    def _log(self, logs: dict[str, Any] | None) -> None:
+        """Put our numbers, as of now, into ``fit``'s logs."""
+        if logs is not None and self._freezing is not None:
+            self._clear_logs()
+            numbers = self._freezing.numbers
+            self._logs, self._logged = logs, tuple(numbers)
+            logs.update(numbers)
 
     def on_eval_begin(self, logs: Any = None) -> None:
         """``fit`` evaluates next, and says what."""

@@ -7,7 +7,7 @@ with ``fit``'s own rule: every ``accumulate_grad_batches`` batches, and at the e
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import paddle
@@ -44,6 +44,8 @@ class HapiLoop:
         self.evaluates = getattr(model, "_test_dataloader", None) is not None
         self.saved: Any = None
         self.metrics: tuple[str, ...] = ()
+        self._displays: list[Any] | None = None
+        self._shown: tuple[str, ...] = ()
         batches: int | None = params.get("steps")
         iterations: int | None = getattr(model, "num_iters", None)
         epochs = int(params["epochs"])
@@ -83,10 +85,54 @@ class HapiLoop:
         """Whether the optimizer stepped after this batch."""
         return (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
 
+    def show(self, callback: object, names: Iterable[str]) -> None:
+        """Have ``fit``'s own displays show our numbers from the logs.
+
+        They show only what ``fit`` announces: the loss, and the metrics given to ``prepare``.
+
+        Args:
+            callback: the schedule's callback.
+            names: of the numbers that it puts into the logs.
+        """
+        now = tuple(names)
+        if now == self._shown:
+            return
+        if self._displays is None:
+            self._displays = _displays_beside(callback)
+        for display in self._displays:
+            announced = [name for name in display.train_metrics if name not in self._shown]
+            # One rate for each stage would make the line of the progress bar unreadable.
+            brief = isinstance(display, paddle.callbacks.ProgBarLogger)
+            ours = [name for name in now if name in _IN_A_LINE or not brief]
+            # A new list: that of fit is shared with callbacks that count on its metrics alone.
+            display.train_metrics = announced + [name for name in ours if name not in announced]
+        self._shown = now
+
     def say(self, line: str) -> None:
         """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
         if self._verbose != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
             print(f"FreezeSchedule: {line}", flush=True)
+
+
+# Of our numbers, what fits into one line.
+_IN_A_LINE = ("trainable_ratio", "open_stages")
+
+# Those of Paddle that pick names from the logs; some are absent in some releases.
+_DISPLAYS = tuple(
+    getattr(paddle.callbacks, name)
+    for name in ("ProgBarLogger", "VisualDL", "WandbCallback")
+    if hasattr(paddle.callbacks, name)
+)
+
+
+def _displays_beside(callback: object) -> list[Any]:
+    """``fit``'s displays, among the callbacks of the list that refers to ours."""
+    found: dict[int, Any] = {}
+    for holder in gc.get_referrers(callback):
+        for other in holder if isinstance(holder, list) else ():
+            if isinstance(other, _DISPLAYS) and hasattr(other, "train_metrics"):
+                found[id(other)] = other
+    return list(found.values())
 
 
 def metrics_of(logs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

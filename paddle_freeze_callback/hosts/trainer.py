@@ -32,6 +32,30 @@ class TrainerLoop:
             steps_per_epoch=_steps_per_epoch(args, context.get("train_dataloader")),
         )
         self.evaluates = _evaluates(args, self.run)
+        self._displays: list[Any] | None = None
+        self._shown = ""
+
+    def show(self, callback: object, line: str) -> None:
+        """Put a few words behind the Trainer's progress bar, where it has one.
+
+        Args:
+            callback: the schedule's callback.
+            line: the words; the bar is touched only if they are new.
+        """
+        if line == self._shown:
+            return
+        self._shown = line
+        if self._displays is None:
+            self._displays = [
+                other
+                for holder in _lists_with(callback)
+                for other in holder
+                if hasattr(other, "training_bar")
+            ]
+        for display in self._displays:
+            bar = display.training_bar  # None on other ranks, and when training is over
+            if hasattr(bar, "set_postfix_str"):
+                bar.set_postfix_str(line)
 
     def say(self, line: str) -> None:
         """Log a line through the Trainer's own logger, on the main rank."""
@@ -135,16 +159,25 @@ def put_first(callback: object) -> None:
     """Move a callback to the front of the Trainer's list.
 
     Reporters (VisualDL, TensorBoard, ...) come before a user's callbacks, so numbers that a
-    callback adds to the logs would reach only the console. A Trainer hands its callbacks no
-    reference to itself or to the list, so the list is found as the one that refers to the
-    callback and holds the Trainer's own flow control.
+    callback adds to the logs would reach only the console.
     """
-    for holder in gc.get_referrers(callback):
-        if isinstance(holder, list) and any(
-            type(other).__name__ == "DefaultFlowCallback" for other in holder
-        ):
-            holder.remove(callback)
-            holder.insert(0, callback)
+    for holder in _lists_with(callback):
+        holder.remove(callback)
+        holder.insert(0, callback)
+
+
+def _lists_with(callback: object) -> list[list[Any]]:
+    """The Trainer's list of callbacks.
+
+    A Trainer hands its callbacks no reference to itself or to the list, so the list is found as
+    the one that refers to the callback and holds the Trainer's own flow control.
+    """
+    return [
+        holder
+        for holder in gc.get_referrers(callback)
+        if isinstance(holder, list)
+        and any(type(other).__name__ == "DefaultFlowCallback" for other in holder)
+    ]
 
 
 def publish(numbers: dict[str, float], logs: dict[str, Any] | None, state: Any) -> None:
