@@ -1,0 +1,106 @@
+"""The documents: links lead somewhere, both languages say the same, outputs are today's."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def prose(text: str) -> str:
+    return _FENCE.sub("", text)
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings."""
+    heads = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_inside_the_project_leads_somewhere(name):
+    text = text_of(name)
+    for link in _LINK.findall(prose(text)):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), f"{name} links to {link}"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{name}: {link}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_file_that_is_named_is_there(name):
+    named = re.findall(r"`((?:examples|benchmarks|docs|tests)/[\w./-]+\.\w+)`", text_of(name))
+    missing = [one for one in named if not (ROOT / one).exists()]
+    assert not missing
+
+
+def commands(block: str) -> list[str]:
+    return [line.partition("#")[0].strip() for line in block.splitlines()]
+
+
+def test_both_readmes_have_the_same_sections_code_and_tables():
+    english, chinese = text_of("README.md"), text_of("README.zh-CN.md")
+    for pattern in (r"^## ", r"^### ", r"^\|[ |-]+\|$", r"^!\["):
+        ours, theirs = (
+            len(re.findall(pattern, prose(t), re.MULTILINE)) for t in (english, chinese)
+        )
+        assert ours == theirs, pattern
+    ours, theirs = _FENCE.findall(english), _FENCE.findall(chinese)
+    assert [language for language, _ in ours] == [language for language, _ in theirs]
+    for (language, one), (_, other) in zip(ours, theirs):
+        if language == "text":
+            assert one == other
+        elif language == "python":
+            assert [re.sub(r'"[^"]*"', '""', line) for line in commands(one)] == [
+                re.sub(r'"[^"]*"', '""', line) for line in commands(other)
+            ]
+
+
+def test_the_links_to_other_projects_are_the_same_in_both_languages():
+    found = [
+        set(re.findall(r"https?://[^)\s>]+", text_of(f"README{x}.md"))) for x in ("", ".zh-CN")
+    ]
+    assert found[0] == found[1]
+
+
+def test_the_outputs_in_the_readmes_are_what_is_printed_today():
+    place = importlib.util.spec_from_file_location("readme_assets", ROOT / "docs/readme_assets.py")
+    assets = importlib.util.module_from_spec(place)
+    place.loader.exec_module(assets)
+    for name, output in (("preview", assets.preview_output()), ("plan", assets.plan_output())):
+        for readme in assets.READMES:
+            found = assets.block(name, readme.read_text(encoding="utf-8"))
+            assert found == output.rstrip("\n") + "\n", f"{readme.name}: run make readme-assets"
+
+
+def test_the_reference_names_everything_that_is_public():
+    import paddle_freeze_callback
+
+    page = text_of("docs/api.rst")
+    public = set(paddle_freeze_callback.__all__) - {"__version__"}
+    assert {name for name in public if not re.search(rf":: (\w+\.)*{name}$", page, re.M)} == set()
+
+
+def test_the_map_of_the_modules_has_every_module():
+    page = text_of("CONTRIBUTING.md")
+    modules = {path.name for path in (ROOT / "paddle_freeze_callback").glob("*.py")}
+    missing = {name for name in modules if f"`{name}`" not in page}
+    assert missing == {"__init__.py", "__main__.py", "version.py", "checks.py"}
