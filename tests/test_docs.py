@@ -55,7 +55,7 @@ def test_every_file_that_is_named_is_there(name):
 
 
 def without_words(language: str, block: str) -> object:
-    """A block without its strings, placeholders and comments, which are in the reader's language."""
+    """A block without strings, placeholders and comments: those are in the reader's language."""
     if language == "python":
         tree = ast.parse(block)
         for node in ast.walk(tree):
