@@ -8,8 +8,11 @@ Nothing is assumed about the network:
   numbers: whatever the rest of the network does not look at leaves its output, and what it keeps in
   attributes, bit for bit the same.
 * The prefix must depend on the sample alone. It is computed again for a part of the batch in
-  another order, with other random numbers, and with NaN in all open weights, and must come out the
-  same; and no random number may be drawn before its end.
+  another order and for single samples, with other random numbers, and with NaN and large numbers in
+  all open weights and in whatever a forward moves, and must come out the same; and no random number
+  may be drawn before its end.
+* A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
+  generator of its own) is not tried out at all.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from .forward_state import ForwardState, random_state, reseed
+from .forward_state import ForwardState, WeightState, random_state, reseed
 from .forward_watch import Call, ForwardWatch, Trace
 from .nested import leaves, replaced, tensors
 from .sample_keys import CannotCacheError
@@ -106,17 +109,24 @@ class Trial:
         self._size = size
         self._given = replaced((args, kwargs), lambda _, tensor: tensor.clone().detach())
         self._before = ForwardState(network)
+        self._weights = WeightState(network)
         self.result, self.trace = watch.traced(original, args, kwargs, Trace(random=random_state()))
         self._expected = (list(leaves(self.result)), self._before.assigned())
+        self._side_effects = [*self._weights.moved(), *self._before.moved()]
+        self._input_kept = _same_bits((args, kwargs), self._given)
+        self._unsteady = self._before.unsteady()
         self._after = ForwardState(network)
         self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
 
     def end(self) -> None:
         """Leave everything as the forward left it."""
-        self._after.restore()
+        if not self._side_effects:  # else nothing was tried
+            self._weights.restore()
+            self._after.restore()
 
     def undo(self) -> None:
         """Leave everything as it was before the forward, which is given up."""
+        self._weights.restore()
         self._before.restore()
 
     def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
@@ -131,6 +141,12 @@ class Trial:
         """
         if self.trace.recomputed:
             raise CannotCacheError(RECOMPUTED)
+        # What else a forward moves could not be put back after a trial, or would stand still
+        # while its layer is skipped.
+        if self._side_effects:
+            raise CannotCacheError(f"its forward changes {self._side_effects[0]}")
+        if not self._input_kept:
+            raise CannotCacheError("its forward changes its own input")
         prefix = self._prefix(known)
         if known is not None and not known.kept_calls <= set(prefix):
             raise CannotCacheError("another kind of call has another boundary")
@@ -247,34 +263,43 @@ class Trial:
         watch, half = self._watch, max(self._size // 2, 1)
         expected = boundary.features(self.trace, self._size, watch.name)
         backwards = list(range(half, self._size))[::-1]
-        # A few samples are enough the second time: what differs by chance shows in any.
-        for seed, chosen in ((1, backwards), (2, backwards[:2])):
+        # One sample is enough after that, and shows what is cut to the longest of a batch.
+        # NaN is not greater and not less than anything, so open weights are made large, too.
+        for seed, chosen, fill in (
+            (1, backwards, math.nan),
+            (2, backwards[:1], 1e4),
+            (3, backwards[-1:], -1e4),
+            (4, [0], math.nan),
+        ):
             args, kwargs = replaced(self._fresh(), partial(_rows, chosen))
             reseed(seed)
             trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
-            with paddle.no_grad(), self._nan_in(opened):
+            with paddle.no_grad(), self._filled_weights(opened, fill):
                 watch.traced(self._original, args, kwargs, trace)
             again = boundary.features(trace, len(chosen), watch.name)
             for all_rows, part in zip(expected, again):
-                if not nearly_equal(part.numpy(), all_rows.numpy()[chosen], 1e-3):
+                same_shape = part.shape[1:] == all_rows.shape[1:]
+                if not (same_shape and nearly_equal(part.numpy(), all_rows.numpy()[chosen], 1e-3)):
                     raise CannotCacheError(
                         "the frozen layers give a sample something else each time: they depend on "
                         "open layers, on the other samples of the batch, or on random numbers"
                     )
 
     @contextmanager
-    def _nan_in(self, opened: frozenset[int]) -> Iterator[None]:
-        """NaN in the open weights for a while."""
+    def _filled_weights(self, opened: frozenset[int], value: float) -> Iterator[None]:
+        """All open weights, and buffers that a forward moves, full of this value, for a while."""
         there = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
-        copies = [tensor.clone() for tensor in there]
+        there += self._unsteady
         try:
             for tensor in there:
                 if tensor.is_floating_point():
-                    tensor.set_value(paddle.full_like(tensor, math.nan))
+                    tensor.set_value(paddle.full_like(tensor, value))
+                elif tensor.dtype != paddle.bool:  # a counter
+                    tensor.set_value(tensor + 7)
             yield
         finally:
-            for tensor, copy in zip(there, copies):
-                tensor.set_value(copy)
+            self._before.restore()
+            self._weights.restore()
 
 
 def filled_like(tensor: paddle.Tensor, value: float) -> paddle.Tensor:

@@ -83,6 +83,8 @@ class ForwardWatch:
         self._network = network
         self._outside = outside
         self._patched: list[_Patch] = []
+        self._layers = network.sublayers(include_self=True)
+        self._hooks = -1
         self._mode = ""
         self._trace = Trace()
         self._plan: dict[Call, Any] = {}
@@ -109,7 +111,7 @@ class ForwardWatch:
         Raises:
             CannotCacheError: if one of them cannot be replaced, or has hooks of the user.
         """
-        self._refuse_hooks()
+        self.refuse_hooks()
         self._patched.append(_Patch(self._network, owner, forward))
         for index, (_, layer) in enumerate(self.closed):
             self._patched.append(_Patch(layer, self, _call_of(index)))
@@ -175,8 +177,10 @@ class ForwardWatch:
             trace.drawn.add(call)
         prefix = all(tensor.stop_gradient for tensor in tensors(output))
         # A copy of the structure: the network may change what it was handed.
-        if trace.whole is None or call in trace.whole:
+        if trace.whole is None:
             noted = restructured(output)
+        elif call in trace.whole:  # as it is now: the network may change it in place
+            noted = replaced(output, lambda _, one: one.detach().clone())
         else:
             noted = replaced(output, lambda _, one: Shape(tuple(one.shape), one.dtype))
         trace.calls.append((call, noted, prefix))
@@ -184,8 +188,18 @@ class ForwardWatch:
             raise _Enough
         return output
 
-    def _refuse_hooks(self) -> None:
-        """Hooks of the user would be handed placeholders, or not be called, or once too often."""
+    def refuse_hooks(self) -> None:
+        """Hooks of the user would be handed placeholders, or not be called, or once too often.
+
+        Raises:
+            CannotCacheError: if there is one.
+        """
+        count = sum(
+            len(layer._forward_pre_hooks) + len(layer._forward_post_hooks) for layer in self._layers
+        )
+        if count == self._hooks:
+            return
+        self._hooks = count
         for path, layer in layers(self._network):
             # Paddle gives no public list of the hooks of a layer.
             hooks = [*layer._forward_pre_hooks.values(), *layer._forward_post_hooks.values()]

@@ -542,6 +542,86 @@ class GivesNumpy(Three):
         return self.c(self.b(self.a(x))), np.ones(3)
 
 
+class MomentumCopy(Three):
+    """Moves a copy of an open layer in its forward, as momentum encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k = nn.Linear(6, 6)
+
+    def forward(self, x):
+        with paddle.no_grad():
+            self.k.weight.set_value(0.9 * self.k.weight + 0.1 * self.c.weight)
+            teacher = self.k(self.b(self.a(x)))
+        return self.c(self.b(self.a(x))) + 0.1 * teacher
+
+
+class OwnGenerator(Three):
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = np.random.RandomState(3)
+
+    def forward(self, x):
+        return super().forward(x) * float(self.order.rand())
+
+
+class NestedState(Three):
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = {"inner": {"count": np.zeros(1)}}
+
+    def forward(self, x):
+        self.state["inner"]["count"] += 1
+        return super().forward(x) / float(self.state["inner"]["count"][0])
+
+
+class StepBuffer(Three):
+    """What the frozen layers get depends on how often the network was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", paddle.zeros([1]))
+
+    def forward(self, x):
+        self.calls.set_value(self.calls + 1)
+        return super().forward(x / self.calls)
+
+
+class ZeroThenAdded(Three):
+    """Changes what the frozen layers gave, in place, by something that begins at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.o = nn.Linear(6, 6, bias_attr=False)
+        self.o.weight.set_value(paddle.zeros([6, 6]))
+
+    def forward(self, x):
+        h = self.b(self.a(x))
+        h.add_(self.o(x))
+        return self.c(h)
+
+
+class Compared(Three):
+    """An open layer steers the frozen ones by a comparison, which NaN never passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.o = nn.Linear(6, 1)
+        self.o.bias.set_value(paddle.full([1], -5.0))
+
+    def forward(self, x):
+        return super().forward(paddle.where(self.o(x) > 0, x * 0, x)) + self.o(x).mean()
+
+
+class SmallBatches(Three):
+    """Looks at an inner layer if the batch is small."""
+
+    def forward(self, x):
+        inner = self.a(x)
+        out = self.c(self.b(inner))
+        return out + inner if len(x) < 4 else out
+
+
 class Checks(Three):
     def forward(self, x):
         inner = self.b(self.a(x))
@@ -552,7 +632,8 @@ class Checks(Three):
 
 NASTY = [Detached, OtherInEvaluation, Flag, Appends, Recomputed, Doubles, OwnRandom, OpenNorm,
          KeepsAux, FrozenAux, Counts, Position, InPlace, InPlaceInput, LayerDrop, Threshold,
-         OverTime, GivesNumpy, Checks]  # fmt: skip
+         OverTime, GivesNumpy, Checks, MomentumCopy, OwnGenerator, NestedState, StepBuffer,
+         ZeroThenAdded, Compared]  # fmt: skip
 
 
 @pytest.mark.parametrize("recomposed", [False, True], ids=["fixed", "recomposed"])
@@ -603,6 +684,69 @@ def test_whatever_a_network_does_the_run_is_the_same(build, recomposed):
     else:
         assert plain == cached
         assert not moved(before, after)
+
+
+def test_a_smaller_batch_is_tried_out_for_itself():
+    samples = np.random.RandomState(0).rand(10, 6).astype("float32")
+    results = []
+    for options in ({"frozen_dropout": "eval"}, {"cache": "memory"}):
+        paddle.seed(5)
+        network = SmallBatches()
+        optimizer = paddle.optimizer.AdamW(0.05, parameters=network.parameters())
+        schedule = FreezeSchedule(unfreeze_at={0: "c"}, **options)
+        losses = []
+        with schedule.attach(network, optimizer, total_steps=12) as freezing:
+            for step in range(12):
+                at = 4 * (step % 3)
+                loss = network(paddle.to_tensor(samples[at : at + 4])).square().mean()
+                loss.backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                freezing.step()
+                losses.append(float(loss))
+        results.append(losses)
+    assert results[0] == results[1]
+
+
+def test_a_hook_that_comes_in_the_middle_of_a_phase_switches_it_off():
+    network, seen = Three(), []
+    optimizer = paddle.optimizer.SGD(0.01, parameters=network.parameters())
+    schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
+    batch = paddle.rand([4, 6])
+    with schedule.attach(network, optimizer, total_steps=20) as freezing:
+        for step in range(8):
+            if step == 5:
+                assert schedule.cache.hits
+                network.a.register_forward_post_hook(
+                    lambda layer, inputs, output: seen.append(bool(paddle.isnan(output).any()))
+                )
+            network(batch).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            freezing.step()
+    assert seen == [False] * 3
+    assert "forward hook" in schedule.cache.off
+
+
+def test_a_folder_knows_features_of_other_code(tmp_path):
+    def trained(function):
+        paddle.seed(5)
+        network = Three()
+        network.a.act = function
+        network.a.forward = lambda x: network.a.act(nn.functional.linear(x, network.a.weight))
+        optimizer = paddle.optimizer.SGD(0.01, parameters=network.parameters())
+        schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache=tmp_path)
+        with schedule.attach(network, optimizer, total_steps=20) as freezing:
+            for _ in range(4):
+                network(paddle.ones([4, 6])).sum().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                freezing.step()
+        return len(list(tmp_path.iterdir()))
+
+    assert trained(nn.functional.relu) == 1
+    assert trained(nn.functional.relu) == 1
+    assert trained(nn.functional.gelu) == 2
 
 
 def test_what_the_network_keeps_of_a_frozen_layer_is_kept_for_it():
