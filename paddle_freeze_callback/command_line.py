@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (MistakeError, ValueError, TypeError, OSError, ImportError) as error:
+    except (MistakeError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"{prog}: error: {_told(error)}", file=sys.stderr)
         return 1
     return 0
@@ -751,7 +751,7 @@ def _scalar(text: str) -> str:
     """
     plain = re.fullmatch(r"[A-Za-z_][\w.]*", text, re.ASCII)
     words = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
-    return text if plain and text.lower() not in words else json.dumps(text)
+    return text if plain and text.lower() not in words else json.dumps(text, ensure_ascii=False)
 
 
 def _other_options(schedule: FreezeSchedule) -> list[tuple[str, str]]:

@@ -575,7 +575,7 @@ def bytes_a_sample(
         cache.remove()
         state.restore()
     if cache.statistics.off or not cache.statistics.rows:
-        raise CannotCacheError(cache.statistics.off or "this batch cannot tell")
+        raise CannotCacheError(cache.statistics.off or "a batch needs two samples or more to tell")
     return cache.statistics.nbytes // cache.statistics.rows
 
 

@@ -144,6 +144,8 @@ class WeightState:
                     tensor.set_value(value)
                 if grad is None and tensor.grad is not None:
                     tensor.clear_gradient(False)
+                elif grad is not None and tensor.grad is None:
+                    tensor.grad = grad
                 elif grad is not None and not _equal(tensor.grad, grad):
                     tensor.grad.set_value(grad)
 

@@ -69,7 +69,8 @@ def plot_preview(preview: Preview, file: File | None = None) -> Figure:
     rows = [_Row(stage.name, stage.spans, stage.multiplier) for stage in preview.stages]
     return _draw(
         f"Planned freeze schedule: {_counted(len(rows), 'stage')}, "
-        f"{_counted(preview.total_steps, 'step')}",
+        f"{_counted(preview.total_steps, 'step')}"
+        + (", as far as known before" if preview.decided_later else ""),
         rows,
         [(phase.step, phase.ratio) for phase in preview.phases],
         preview.total_steps,

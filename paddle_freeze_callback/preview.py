@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -13,15 +14,15 @@ from paddle import nn
 
 from . import optimizer as optimizers
 from .feature_cache import CacheOptions, bytes_a_sample
-from .forward_state import ForwardState
+from .forward_state import ForwardState, WeightState
 from .freezer import Freezer
 from .moments import Run
 from .rates import LearningRates, check_optimizer
 from .sample_keys import CannotCacheError
 from .session import Plan, never_opens, refuse_nothing_to_train, refuse_running
 from .session import plan as plan_of
-from .stages import REST, Stage, Stages
-from .strategies import Strategy
+from .stages import REST, Stage, Stages, automatic_stages
+from .strategies import Explicit, Strategy
 from .weights import Weight, layers, weights
 
 
@@ -88,6 +89,8 @@ class Preview:
         cache_bytes: bytes a sample that a cache would keep, by the step of the phase; without a
             batch or a cache empty.
         notes: what cannot be known before the run, or deserves a word.
+        decided_later: whether the schedule decides while it runs, so that this is only what is
+            known before.
     """
 
     stages: tuple[StagePreview, ...]
@@ -98,6 +101,7 @@ class Preview:
     measured: bool
     cache_bytes: Mapping[int, int]
     notes: tuple[str, ...]
+    decided_later: bool = False
 
     def __str__(self) -> str:
         from .preview_table import plain
@@ -177,10 +181,19 @@ def preview(
         for stage in plan.stages
     }
     notes = _notes(plan, run, optimizer, batch)
-    if batch is None:
-        work = _work_by_parameters(network, plan.stages, every)
-    else:
-        work = _work_measured(network, plan.stages, batch)
+    work = None if batch is None else _work_measured(network, plan.stages, batch)
+    measured = work is not None
+    if batch is not None and work is None:
+        notes.append(
+            "too little of the forward could be measured layer by layer: time is estimated from "
+            "parameters"
+        )
+    work = work or _work_by_parameters(network, plan.stages, every)
+    order = _from_top(network, plan, stages)
+    own = {
+        stage.name: opens[stage.name] / max(sum(every[n].numel for n in stage.parameters), 1)
+        for stage in plan.stages
+    }
     assert run.total_steps
     timetable = plan.strategy.timetable(run, names)
     openings = [(step, opened) for step, opened in timetable if step < run.total_steps]
@@ -195,7 +208,7 @@ def preview(
         phases.append(
             Phase(
                 step, until, run.epoch_of(step), in_order, trainable, trainable / total,
-                _time_share([s.name for s in plan.stages], work, opened),
+                _time_share(order, work, opened, own),
                 (total + trainable + moments * kept) / (total * (2 + moments)),
             )
         )  # fmt: skip
@@ -225,7 +238,8 @@ def preview(
     spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
     return Preview(
         shown, tuple(phases), run.total_steps, run.steps_per_epoch, 1 - spent / run.total_steps,
-        batch is not None, sizes, tuple(notes),
+        measured, sizes, tuple(notes),
+        plan.strategy.decides or plan.strategy.measures,
     )  # fmt: skip
 
 
@@ -249,7 +263,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
     strategy, notes = plan.strategy, []
     if strategy.decides or strategy.measures:
         notes.append(
-            f"{strategy!r} decides while it runs; shown is what is known before, "
+            f"{type(strategy).__name__} decides while it runs; shown is what is known before, "
             "which changes with what it sees"
         )
     late = strategy.never_open(run, plan.schedulable)
@@ -282,11 +296,32 @@ def _spans(name: str, phases: Sequence[Phase]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def _time_share(stages: Sequence[str], work: Mapping[str, float], opened: Collection[str]) -> float:
+def _from_top(network: nn.Layer, plan: Plan, stages: Stages) -> list[str]:
+    """The names of the stages, the top one first; those of unfreeze_at come in order of opening."""
+    names = [stage.name for stage in plan.stages]
+    if not (isinstance(plan.strategy, Explicit) and stages == "auto"):
+        return names
+    depth = {
+        weight.name: depth
+        for depth, group in enumerate(automatic_stages(network, weights(network)).values())
+        for weight in group
+    }
+    lowest = {s.name: max((depth.get(n, 0) for n in s.parameters), default=0) for s in plan.stages}
+    return sorted(names, key=lambda name: lowest[name])
+
+
+def _time_share(
+    stages: Sequence[str],
+    work: Mapping[str, float],
+    opened: Collection[str],
+    own_share: Mapping[str, float],
+) -> float:
     """Estimated time of a step / that of a step with everything open.
 
+    ``own_share`` is the share of each stage's weights that may open at all.
+
     >>> shares = {"head": 0.0, "top": 0.5, "bottom": 0.5}
-    >>> _time_share(list(shares), shares, {"head", "top"})
+    >>> _time_share(list(shares), shares, {"head", "top"}, dict.fromkeys(shares, 1.0))
     0.6666666666666666
     """
     in_order = [name for name in stages if name != REST]
@@ -296,7 +331,7 @@ def _time_share(stages: Sequence[str], work: Mapping[str, float], opened: Collec
     above = set(in_order[: deepest + 1]) | ({REST} & set(opened))
     forward = sum(work.values())
     back = sum(work[name] for name in stages if name in above)
-    own = sum(work[name] for name in stages if name in opened)
+    own = sum(work[name] * own_share[name] for name in stages if name in opened)
     return (forward + back + own) / (3 * forward) if forward else 1.0
 
 
@@ -330,11 +365,16 @@ def call(network: nn.Layer, batch: Any) -> Any:
 
 def _work_measured(
     network: nn.Layer, stages: Sequence[Stage], batch: Any, rounds: int = 3
-) -> dict[str, float]:
-    """The forward's share of each stage, measured; layers without weights count to the last one."""
+) -> dict[str, float] | None:
+    """The forward's share of each stage, measured; layers without weights count to the last one.
+
+    ``None`` if hardly any of the forward's time is spent inside single layers, as when it is
+    traced as a whole.
+    """
     stage_of = {name: stage.name for stage in stages for name in stage.parameters}
     owner = {id(w.tensor): stage_of[w.name] for w in weights(network) if w.name in stage_of}
     spent: list[dict[str, float]] = []
+    wholes: list[float] = []
     current: dict[str, Any] = {}
 
     def before(layer: nn.Layer, inputs: Any) -> None:
@@ -361,6 +401,7 @@ def _work_measured(
         with paddle.no_grad():
             for _ in range(rounds + 1):  # the first one warms up
                 spent.append({})
+                began = time.perf_counter()
                 try:
                     call(network, batch)
                 except Exception as error:
@@ -368,6 +409,7 @@ def _work_measured(
                         f"batch: {type(network).__name__} cannot be called with it: "
                         f"{type(error).__name__}: {str(error).strip()[:200]}"
                     ) from error
+                wholes.append(time.perf_counter() - began)
     finally:
         for handle in handles:
             handle.remove()
@@ -380,7 +422,9 @@ def _work_measured(
         for stage in stages
     }
     total = sum(medians.values())
-    return {name: value / total if total else 0.0 for name, value in medians.items()}
+    if total < 0.15 * statistics.median(wholes[1:]):
+        return None
+    return {name: value / total for name, value in medians.items()}
 
 
 def _cache_bytes(
@@ -391,14 +435,18 @@ def _cache_bytes(
     freezer = Freezer(
         network, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval"
     )
+    gradients = WeightState(network)  # freezing drops those that are left over
     try:
         network.train()
         freezer.apply(opened)
         freezer.cut_bridge()  # that is for a backward pass, which does not come
-        return bytes_a_sample(network, freezer.opened(), options, lambda: call(network, batch)), ""
+        with paddle.enable_grad():
+            forward = functools.partial(call, network, batch)
+            return bytes_a_sample(network, freezer.opened(), options, forward), ""
     except CannotCacheError as why:
         return None, str(why)
     finally:
         freezer.restore()
+        gradients.restore()
         for layer, mode in modes:
             layer.training = mode

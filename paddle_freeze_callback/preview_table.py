@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _STAGE_COLUMNS = ("stage", "tensors", "parameters", "share", "open", "lr", "optimizer state")
 _PHASE_COLUMNS = ("from step", "epoch", "open", "trainable", "ratio", "time", "memory")
+_MOST_PHASES = 24
 
 
 def opening_text(stage: StagePreview, preview: Preview) -> str:
@@ -87,6 +88,10 @@ def phase_rows(preview: Preview) -> list[tuple[str, ...]]:
         )  # fmt: skip
         kept = preview.cache_bytes.get(phase.step)
         rows.append((*cells, size_text(kept) if kept else "") if preview.cache_bytes else cells)
+    if len(rows) > _MOST_PHASES:  # the rest is in preview.phases
+        left = f"... {len(rows) - _MOST_PHASES:,} more phases"
+        blank = ("", "", left, *("" for _ in rows[0][3:]))
+        rows = [*rows[: _MOST_PHASES - 3], blank, *rows[-3:]]
     return rows
 
 
@@ -99,9 +104,13 @@ def closing_lines(preview: Preview) -> list[str]:
     """What stands beneath the tables."""
     epochs = f", {preview.steps_per_epoch:,} an epoch" if preview.steps_per_epoch else ""
     how = "measured" if preview.measured else "estimated from parameters"
+    saving = f"about {percent(max(preview.saving, 0))} of the time saved"
+    if preview.decided_later:
+        saving = "how much time is saved shows when it runs"
+    else:
+        saving += f" against training everything ({how})"
     return [
-        f"{preview.total_steps:,} steps{epochs}; about {percent(max(preview.saving, 0))} of the "
-        f"time saved against training everything ({how}).",
+        f"{preview.total_steps:,} steps{epochs}; {saving}.",
         "time and memory: of a step with everything open; memory without activations.",
         *(f"- {note}" for note in preview.notes),
     ]

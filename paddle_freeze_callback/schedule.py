@@ -491,6 +491,8 @@ class FreezeSchedule:
         from .plot import plot_history
 
         run = self._freezing
+        if not run.steps_done:
+            raise RuntimeError("no step was trained yet, so there is nothing to draw")
         drawn = metrics
         if drawn is None:  # a Trainer's timings are no result of training
             drawn = {n: line for n, line in run.metrics.items() if not n.endswith(_NO_RESULTS)}

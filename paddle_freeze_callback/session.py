@@ -171,7 +171,8 @@ def refuse_running(network: nn.Layer) -> None:
         if holder is not None and holder.at_work:
             raise RuntimeError(
                 f"a FreezeSchedule is training this {type(network).__name__}; "
-                "look at it before the run, or after"
+                "look at it before the run, or after; if that run was interrupted, call "
+                "its schedule.restore() first"
             )
 
 

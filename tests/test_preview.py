@@ -18,6 +18,7 @@ from paddle_freeze_callback import (
     Cyclic,
     FreezeDown,
     FreezeSchedule,
+    Gradual,
     HeadThenAll,
     OnPlateau,
     RandomStages,
@@ -345,3 +346,68 @@ def test_the_picture_before_a_run_is_of_the_preview(tmp_path):
     figure = FreezeSchedule().plot(tmp_path / "plan.svg", ConvNet(), epochs=4, steps_per_epoch=5)
     assert "4 stages, 20 steps" in figure.get_suptitle()
     assert (tmp_path / "plan.svg").read_text().startswith("<?xml")
+
+
+def test_gradients_that_wait_for_a_step_are_still_there_after_a_preview_with_a_cache():
+    network = ConvNet()
+    network(IMAGES).sum().backward()
+    before = {name: tensor.grad.numpy() for name, tensor in network.named_parameters()
+              if tensor.grad is not None}  # fmt: skip
+    with paddle.no_grad():
+        table = FreezeSchedule(cache="memory").preview(network, total_steps=16, batch=IMAGES)
+    assert table.cache_bytes
+    after = {name: tensor.grad for name, tensor in network.named_parameters()}
+    for name, grad in before.items():
+        np.testing.assert_array_equal(after[name].numpy(), grad, name)
+
+
+def test_a_traced_network_is_estimated_and_not_called_measured():
+    network = paddle.jit.to_static(ConvNet(), full_graph=True)
+    table = FreezeSchedule().preview(network, total_steps=16, batch=IMAGES)
+    assert not table.measured
+    assert any("too little of the forward could be measured" in note for note in table.notes)
+
+
+def test_stages_in_order_of_opening_are_as_deep_as_they_lie():
+    network = ConvNet()
+    of_rule = FreezeSchedule(strategy=Gradual("5 steps", direction="bottom_up"))
+    said = {0: "block1", "5 steps": "block2", "10 steps": "block3", "15 steps": "fc"}
+    one, other = (
+        [p.time_share for p in schedule.preview(network, total_steps=30).phases]
+        for schedule in (of_rule, FreezeSchedule(unfreeze_at=said))
+    )
+    assert one == pytest.approx(other)
+    assert one[0] > 0.6
+
+
+def test_weights_that_never_open_are_not_counted_as_trained():
+    network = ConvNet()
+    for layer in (network.block1[0], network.block2[0], network.block3[0]):
+        layer.weight.stop_gradient = True
+    share = FreezeSchedule(strategy=HeadThenAll("50%")).preview(network, total_steps=4).phases[1]
+    assert share.ratio < 0.2
+    assert 2 / 3 < share.time_share < 0.8
+
+
+def test_a_long_list_of_phases_is_cut_in_the_middle():
+    table = FreezeSchedule(strategy=Cyclic(every="1 steps")).preview(ConvNet(), total_steps=300)
+    assert len(table.phases) == 300
+    assert "... 276 more phases" in str(table)
+    assert len(str(table).splitlines()) < 45
+
+
+def test_what_is_decided_later_says_so_in_table_and_picture():
+    table = FreezeSchedule(strategy=OnPlateau("loss")).preview(ConvNet(), total_steps=30)
+    assert table.decided_later
+    assert "how much time is saved shows when it runs" in str(table)
+    figure = FreezeSchedule(strategy=OnPlateau("loss")).plot(None, ConvNet(), total_steps=30)
+    assert "as far as known before" in figure.get_suptitle()
+
+
+def test_there_is_no_picture_of_a_run_without_a_step():
+    network = ConvNet()
+    optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+    schedule = FreezeSchedule()
+    with schedule.attach(network, optimizer, total_steps=8):  # noqa: SIM117
+        with pytest.raises(RuntimeError, match="no step was trained yet"):
+            schedule.plot_history()
