@@ -169,13 +169,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )
 
-    plan = commands.add_parser(
+    def command(name: str, help: str, description: str) -> argparse.ArgumentParser:
+        epilog = text(name, _MODELS, _EXITS)
+        return commands.add_parser(
+            name, help=help, description=description, epilog=epilog,
+            formatter_class=plain, allow_abbrev=False,
+        )  # fmt: skip
+
+    plan = command(
         "plan",
-        formatter_class=plain,
         help="print what a schedule does to a model, or write it as YAML to edit",
         description="Print what a schedule does to a model, or write it as YAML to edit.",
-        epilog=text("plan", _MODELS, _EXITS),
-        allow_abbrev=False,
     )
     plan.add_argument("model", metavar="MODEL", help="see below")
     _add_schedule(plan)
@@ -192,13 +196,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     plan.set_defaults(command=_plan)
 
-    plot = commands.add_parser(
+    plot = command(
         "plot",
-        formatter_class=plain,
         help="draw a schedule into a file (needs matplotlib)",
         description="Draw what a schedule does to a model: stages upwards, time to the right.",
-        epilog=text("plot", _MODELS, _EXITS),
-        allow_abbrev=False,
     )
     plot.add_argument("model", metavar="MODEL", help="see below")
     plot.add_argument(
@@ -208,13 +209,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _add_length(plot)
     plot.set_defaults(command=_plot)
 
-    check = commands.add_parser(
+    check = command(
         "check",
-        formatter_class=plain,
         help="tell whether a schedule file fits a model",
         description="Read a schedule file, fit it to a model, and print what it would do.",
-        epilog=text("check", _MODELS, _EXITS),
-        allow_abbrev=False,
     )
     check.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
     check.add_argument("model", metavar="MODEL", help="see below")

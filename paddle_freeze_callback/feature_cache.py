@@ -346,7 +346,9 @@ class FeatureCache:
         self.statistics.misses += len(keys)
         features = self._features(trace, len(keys))
         self._compare(rows, features)
-        recipe = self._recipes.setdefault(form, self._recipe(trace, features))
+        if form not in self._recipes:
+            self._recipes[form] = self._recipe(trace, features)
+        recipe = self._recipes[form]
         if tuple(array.shape[1:] for array in features) != recipe.shapes:
             raise CannotCacheError(
                 f"{', '.join(self._kept_names)} gives another shape for inputs of the same shape: "

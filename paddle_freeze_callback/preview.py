@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from .rates import LearningRates, check_optimizer
 from .sample_keys import CannotCacheError
 from .session import Plan, never_opens, refuse_nothing_to_train, refuse_running
 from .session import plan as plan_of
-from .stages import REST, Stage, Stages, automatic_stages
+from .stages import REST, Stage, Stages, depth_of_weights
 from .strategies import Explicit, Strategy
 from .weights import Weight, layers, weights
 
@@ -170,12 +171,11 @@ def preview(
     every = {weight.name: weight for weight in weights(network)}
     moments = 2 if optimizer is None else _moments_of(optimizer)
     if optimizer is not None:
-        ever = plan.strategy.ever_open(run, names)
-        wanted = {n for s in plan.stages if s.name in ever for n in s.parameters}
-        optimizers.check(optimizer, [every[n] for n in wanted & plan.openable])
+        optimizers.check(optimizer, plan.will_open(network, run))
         if not learning_rates.neutral:
             check_optimizer(optimizers.innermost(optimizer))
     total = sum(weight.numel for weight in every.values())
+    sizes = {s.name: sum(every[n].numel for n in s.parameters) for s in plan.stages}
     opens = {
         stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
         for stage in plan.stages
@@ -190,10 +190,7 @@ def preview(
         )
     work = work or _work_by_parameters(network, plan.stages, every)
     order = _from_top(network, plan, stages)
-    own = {
-        stage.name: opens[stage.name] / max(sum(every[n].numel for n in stage.parameters), 1)
-        for stage in plan.stages
-    }
+    own = {name: opens[name] / max(size, 1) for name, size in sizes.items()}
     assert run.total_steps
     timetable = plan.strategy.timetable(run, names)
     openings = [(step, opened) for step, opened in timetable if step < run.total_steps]
@@ -217,28 +214,28 @@ def preview(
         StagePreview(
             stage.name,
             len(stage.parameters),
-            sum(every[n].numel for n in stage.parameters),
-            sum(every[n].numel for n in stage.parameters) / total,
+            sizes[stage.name],
+            sizes[stage.name] / total,
             spans[stage.name],
             plan.multipliers.get(stage.name, 1.0),
             moments * _STATE_BYTES * (opens[stage.name] if spans[stage.name] else 0),
         )
         for stage in plan.stages
     )  # fmt: skip
-    sizes: dict[int, int] = {}
+    features: dict[int, int] = {}
     if cache is not None and batch is not None:
         for phase in phases:
             each, why = _cache_bytes(network, plan, phase.opened, batch, cache)
             if each is None:
                 notes.append(f"from step {phase.step} the cache is off: {why}")
             else:
-                sizes[phase.step] = each
+                features[phase.step] = each
     elif cache is not None:
         notes.append("no batch was given: what the cache keeps is not known")
     spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
     return Preview(
         shown, tuple(phases), run.total_steps, run.steps_per_epoch, 1 - spent / run.total_steps,
-        measured, sizes, tuple(notes),
+        measured, features, tuple(notes),
         plan.strategy.decides or plan.strategy.measures,
     )  # fmt: skip
 
@@ -301,11 +298,7 @@ def _from_top(network: nn.Layer, plan: Plan, stages: Stages) -> list[str]:
     names = [stage.name for stage in plan.stages]
     if not (isinstance(plan.strategy, Explicit) and stages == "auto"):
         return names
-    depth = {
-        weight.name: depth
-        for depth, group in enumerate(automatic_stages(network, weights(network)).values())
-        for weight in group
-    }
+    depth = depth_of_weights(network)
     lowest = {s.name: max((depth.get(n, 0) for n in s.parameters), default=0) for s in plan.stages}
     return sorted(names, key=lambda name: lowest[name])
 
@@ -363,6 +356,17 @@ def call(network: nn.Layer, batch: Any) -> Any:
     return network(*batch) if isinstance(batch, (tuple, list)) else network(batch)
 
 
+@contextmanager
+def _modes_kept(network: nn.Layer) -> Iterator[None]:
+    """Training or evaluation, as each layer was, afterwards."""
+    modes = [(layer, layer.training) for _, layer in layers(network)]
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
 def _work_measured(
     network: nn.Layer, stages: Sequence[Stage], batch: Any, rounds: int = 3
 ) -> dict[str, float] | None:
@@ -387,18 +391,17 @@ def _work_measured(
         stage = current["stage"]
         found[stage] = found.get(stage, 0.0) + time.perf_counter() - current["began"]
 
-    state, training = ForwardState(network), network.training
-    modes = [(layer, layer.training) for _, layer in layers(network)]
+    state = ForwardState(network)
     leaves = [layer for _, layer in layers(network) if not layer.sublayers()]
     handles = []
     try:
-        network.eval()
         for layer in leaves:
             handles += [
                 layer.register_forward_pre_hook(before),
                 layer.register_forward_post_hook(after),
             ]
-        with paddle.no_grad():
+        with _modes_kept(network), paddle.no_grad():
+            network.eval()
             for _ in range(rounds + 1):  # the first one warms up
                 spent.append({})
                 began = time.perf_counter()
@@ -414,9 +417,6 @@ def _work_measured(
         for handle in handles:
             handle.remove()
         state.restore()
-        for layer, mode in modes:
-            layer.training = mode
-        network.training = training
     medians = {
         stage.name: statistics.median(found.get(stage.name, 0.0) for found in spent[1:])
         for stage in stages
@@ -431,22 +431,19 @@ def _cache_bytes(
     network: nn.Layer, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
 ) -> tuple[int | None, str]:
     """Bytes a sample that a cache keeps while these stages are open, or why there is none."""
-    modes = [(layer, layer.training) for _, layer in layers(network)]
     freezer = Freezer(
         network, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval"
     )
     gradients = WeightState(network)  # freezing drops those that are left over
-    try:
-        network.train()
-        freezer.apply(opened)
-        freezer.cut_bridge()  # that is for a backward pass, which does not come
-        with paddle.enable_grad():
+    with _modes_kept(network), paddle.enable_grad():
+        try:
+            network.train()
+            freezer.apply(opened)
+            freezer.cut_bridge()  # that is for a backward pass, which does not come
             forward = functools.partial(call, network, batch)
             return bytes_a_sample(network, freezer.opened(), options, forward), ""
-    except CannotCacheError as why:
-        return None, str(why)
-    finally:
-        freezer.restore()
-        gradients.restore()
-        for layer, mode in modes:
-            layer.training = mode
+        except CannotCacheError as why:
+            return None, str(why)
+        finally:
+            freezer.restore()
+            gradients.restore()

@@ -422,12 +422,7 @@ class FreezeSchedule:
         >>> [(phase.step, phase.opened, phase.trainable) for phase in table.phases]
         [(0, ('1',), 5), (10, ('1', '0'), 17)]
         """
-        run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-        if run.total_steps is None:
-            raise ValueError(
-                f"epochs={epochs!r} alone does not say how long the run is; "
-                "give steps_per_epoch= or total_steps=, too"
-            )
+        run = _whole_run(epochs, steps_per_epoch, total_steps)
         manners = self._manners
         return preview(
             network, self._stages, self._strategy, manners["learning_rates"], run,
@@ -558,12 +553,8 @@ class FreezeSchedule:
             step = record.step
         elif step:
             self._without_record("what schedule.save() wrote; name it with resume_from=")
-        run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-        if run.total_steps is None:
-            raise ValueError(
-                f"epochs={epochs!r} alone does not say how long the run is; "
-                "give steps_per_epoch= or total_steps=, too"
-            )
+        run = _whole_run(epochs, steps_per_epoch, total_steps)
+        assert run.total_steps is not None
         if step >= run.total_steps:
             raise ValueError(f"step={step}: the run of {run.total_steps} steps is over then")
         if self._resume_at is not None:
@@ -842,6 +833,17 @@ class FreezeSchedule:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, or a pickled schedule, has the same options and no run."""
         return _rebuilt, (type(self), self._given)
+
+
+def _whole_run(epochs: float | None, steps_per_epoch: int | None, total_steps: int | None) -> Run:
+    """A run whose number of steps is known."""
+    run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    if run.total_steps is None:
+        raise ValueError(
+            f"epochs={epochs!r} alone does not say how long the run is; "
+            "give steps_per_epoch= or total_steps=, too"
+        )
+    return run
 
 
 # Beside its metrics a Trainer's evaluation gives these.

@@ -36,8 +36,8 @@ from .stages import (
     Stage,
     Stages,
     automatic_selectors,
-    automatic_stages,
     covering,
+    depth_of_weights,
     partition,
     partition_by,
     stage_names,
@@ -65,6 +65,12 @@ class Plan:
     schedulable: tuple[str, ...]
     openable: frozenset[str]
     multipliers: Mapping[str, float]
+
+    def will_open(self, network: nn.Layer, run: Run) -> list[Weight]:
+        """The weights that open at some time in a run."""
+        ever_open = self.strategy.ever_open(run, self.schedulable)
+        wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
+        return [w for w in weights(network) if w.name in wanted & self.openable]
 
 
 def plan(
@@ -118,12 +124,7 @@ def _depths(network: nn.Layer, parts: Sequence[Stage], *, by_opening: bool) -> d
     named = [stage for stage in parts if stage.name != REST]
     if not by_opening:
         return {stage.name: depth for depth, stage in enumerate(named)}
-    every = weights(network)
-    above = {
-        weight.name: depth
-        for depth, group in enumerate(automatic_stages(network, every).values())
-        for weight in group
-    }
+    above = depth_of_weights(network)
     if not above:
         raise ValueError(
             f"lr_decay: which stages of {type(network).__name__} lie below which cannot be told; "
@@ -656,11 +657,7 @@ class Freezing:
                 f"it would change something at step {first} first",
                 stacklevel=6,
             )
-        ever_open = strategy.ever_open(self._run, names)
-        wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
-        will_open: list[Weight] = [
-            w for w in weights(network) if w.name in wanted & self._plan.openable
-        ]
+        will_open = self._plan.will_open(network, self._run)
         optimizers.check(optimizer, will_open)
         if strategy.measures:
             _refuse_sparse(network)

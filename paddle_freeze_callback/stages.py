@@ -276,6 +276,12 @@ def _claimed(weight: Weight, first: str, second: str) -> str:
     )
 
 
+def depth_of_weights(network: nn.Layer) -> dict[str, int]:
+    """How many automatic stages lie above each weight, by name; empty if that cannot be told."""
+    stages = automatic_stages(network, weights(network)).values()
+    return {weight.name: depth for depth, group in enumerate(stages) for weight in group}
+
+
 def automatic_stages(network: nn.Layer, every: Sequence[Weight]) -> dict[str, list[Weight]]:
     """The weights of the automatic stages by name; none if the network has no clear head."""
     try:
