@@ -43,8 +43,8 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 from finetune_sentiment import CACHE, fetch_model, fetch_sentences  # noqa: E402
 
 from paddle_freeze_callback import FreezeSchedule, HeadThenAll  # noqa: E402
-from paddle_freeze_callback.feature_store import DiskStore, MemoryStore  # noqa: E402
-from paddle_freeze_callback.sample_keys import form_of, keys_of  # noqa: E402
+from paddle_freeze_callback.cache.keys import form_of, keys_of  # noqa: E402
+from paddle_freeze_callback.cache.stores import DiskStore, MemoryStore  # noqa: E402
 
 ANSWERS = HERE.parent / ".cache" / "bench"
 REPORT = HERE / "RESULTS.md"

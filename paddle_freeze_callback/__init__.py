@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .arguments import FreezeArguments
-from .freezer import freeze, unfreeze
-from .moments import Progress
-from .preview import Preview
-from .rates import SlantedTriangular
-from .report import Transition
+from .freezing import SlantedTriangular, freeze, unfreeze
+from .options import FreezeArguments
 from .schedule import FreezeSchedule
-from .stages import Stage, partition
+from .session import Transition
+from .stages import Stage, partition, trainable_ratio
 from .strategies import (
     ByGradient,
     ChainThaw,
@@ -27,11 +24,12 @@ from .strategies import (
     HeadOnly,
     HeadThenAll,
     OnPlateau,
+    Progress,
     RandomStages,
     Strategy,
 )
 from .version import VERSION
-from .weights import trainable_ratio
+from .views import Preview
 
 if TYPE_CHECKING:
     FreezeTrainingArguments: Any
@@ -68,7 +66,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Built on first use: it needs the Trainer's library, which takes seconds to import.
     if name == "FreezeTrainingArguments":
-        from . import arguments
+        from .options import flags
 
-        return arguments.FreezeTrainingArguments
+        return flags.FreezeTrainingArguments
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

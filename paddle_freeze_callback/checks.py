@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -42,3 +42,11 @@ def positive(argument: str, value: Any, example: str) -> None:
 def is_number(value: Any) -> bool:
     """Whether this is a real number, also one of NumPy's."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def named(argument: str, parse: Callable[[Any], object], value: Any) -> None:
+    """Check a value by parsing it; the error names the argument that it was given for."""
+    try:
+        parse(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}: {error}") from None

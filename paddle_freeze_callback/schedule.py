@@ -16,29 +16,27 @@ from typing import Any
 
 from paddle import nn
 
-from . import arguments
-from .checks import boolean, one_of
-from .feature_cache import CacheOptions, CacheStatistics
-from .freezer import FROZEN_MODES
+from .cache.options import CacheOptions, CacheStatistics
+from .checks import boolean, named, one_of
+from .freezing.freezer import FROZEN_MODES
 from .hosts.hapi import HapiLoop, checkpoint_prefix, metrics_of
 from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
-from .moments import Moment, Progress, Run, When, named
-from .preview import Preview, preview
-from .rates import LearningRates
-from .record import FILE, Record
-from .report import Transition, brief
-from .session import Freezing
-from .stages import Stage, Stages
-from .strategies import (
-    STRATEGIES,
-    Custom,
-    Explicit,
-    Gradual,
-    HeadThenAll,
-    RandomStages,
-    Strategy,
-    required_of,
-)
+from .options import reading
+from .options.flags import PREFIX
+from .session.record import FILE, Record
+from .session.session import Freezing
+from .session.transition import Transition, brief
+from .stages.partition import Stage, Stages
+from .strategies.base import Strategy
+from .strategies.by_name import STRATEGIES, required_of
+from .strategies.deciding import Custom
+from .strategies.explicit import Explicit
+from .strategies.moments import Moment, When
+from .strategies.periodic import RandomStages
+from .strategies.rates import LearningRates
+from .strategies.run import Progress, Run
+from .strategies.timed import Gradual, HeadThenAll
+from .views.preview import Preview, preview
 
 
 class FreezeSchedule:
@@ -296,14 +294,14 @@ class FreezeSchedule:
         >>> FreezeSchedule.from_args(FreezeArguments(freeze_every="200 steps"))
         FreezeSchedule(strategy=Gradual(every='200 steps'))
         """
-        if not arguments.has_arguments(args):
+        if not reading.has_arguments(args):
             raise TypeError(
                 f"{type(args).__name__} has no freeze_* fields; parse FreezeTrainingArguments "
                 "instead of TrainingArguments, or FreezeArguments beside them"
             )
-        options = arguments.options_from_arguments(args)
-        schedule = _made(cls, options, lambda name: f"--{arguments.PREFIX}{name}")
-        schedule._source = ", ".join(arguments.given_flags(args))
+        options = reading.options_from_arguments(args)
+        schedule = _made(cls, options, lambda name: f"--{PREFIX}{name}")
+        schedule._source = ", ".join(reading.given_flags(args))
         return schedule
 
     @classmethod
@@ -316,7 +314,7 @@ class FreezeSchedule:
             ValueError, TypeError: if the content is wrong; the message names file and key.
             OSError: if the file cannot be read.
         """
-        schedule = _made(cls, arguments.options_from_file(path), lambda name: f"{path}: {name}")
+        schedule = _made(cls, reading.options_from_file(path), lambda name: f"{path}: {name}")
         schedule._source = str(path)
         return schedule
 
@@ -455,7 +453,7 @@ class FreezeSchedule:
             ImportError: without matplotlib.
             ValueError, TypeError: as :meth:`preview`, or for a file that cannot be.
         """
-        from .plot import plot_preview
+        from .views.plot import plot_preview
 
         table = self.preview(
             network, epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps
@@ -483,7 +481,7 @@ class FreezeSchedule:
         """
         if self._freezing is None:
             raise RuntimeError("there is no run to draw yet; train first, or use plot()")
-        from .plot import plot_history
+        from .views.plot import plot_history
 
         run = self._freezing
         if not run.steps_done:
@@ -740,15 +738,15 @@ class FreezeSchedule:
 
     def _take_options_from(self, args: Any) -> None:
         """Use the Trainer's ``freeze_*`` flags, if it has any that were set."""
-        if not arguments.has_arguments(args):
+        if not reading.has_arguments(args):
             return
-        if not arguments.given_flags(args):
+        if not reading.given_flags(args):
             return
         from_flags = type(self).from_args(args)
         if self._given and repr(self) != repr(from_flags):
             raise ValueError(
                 f"the schedule is configured twice: {self!r} in code, and by the flags "
-                f"{', '.join(arguments.given_flags(args))}; "
+                f"{', '.join(reading.given_flags(args))}; "
                 "use FreezeSchedule() to take the flags, or drop them"
             )
         self._given = from_flags._given
@@ -870,7 +868,7 @@ def _made(
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
-        named = arguments.named_in(error, options)
+        named = reading.named_in(error, options)
         if named is None:
             raise
         raise type(error)(f"{where(named)}: {error}") from None

@@ -32,7 +32,8 @@ from paddle_freeze_callback import (
     HeadThenAll,
     partition,
 )
-from paddle_freeze_callback.moments import Moment, Run
+from paddle_freeze_callback.strategies.moments import Moment
+from paddle_freeze_callback.strategies.run import Run
 
 RATE, CHANNELS = 0.05, 4
 

@@ -20,7 +20,7 @@ logger = importlib.import_module(f"{LIBRARY}.utils.log").logger
 # PaddleFormers 1.2 calls paddle.device.synchronize() there, which raises TypeError on a CPU.
 ACCUMULATES = LIBRARY == "paddlenlp"
 
-from paddle_freeze_callback.arguments import FreezeTrainingArguments  # noqa: E402
+from paddle_freeze_callback import FreezeTrainingArguments  # noqa: E402
 
 SIZES = {
     "vocab_size": 50,

@@ -12,7 +12,8 @@ from typing import Any
 
 import paddle
 
-from ..moments import Moment, Run, When
+from ..strategies.moments import Moment, When
+from ..strategies.run import Run
 
 
 class HapiLoop:
@@ -116,6 +117,7 @@ class HapiLoop:
 
 # Of our numbers, what fits into one line.
 _IN_A_LINE = ("trainable_ratio", "open_stages")
+
 
 # Those of Paddle that pick names from the logs; some are absent in some releases.
 _DISPLAYS = tuple(

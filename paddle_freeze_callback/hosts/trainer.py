@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from ..moments import Run
+from ..strategies.run import Run
 
 
 class TrainerLoop:

@@ -25,7 +25,7 @@ from resume import PLAN, difference, in_a_process
 from trainers import tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule
-from paddle_freeze_callback.record import FILE
+from paddle_freeze_callback.session.record import FILE
 
 EPOCHS = 9  # of 6 steps
 LATER = {"20 steps": {"freeze": "bert.embeddings"}, "31 steps": "*", "44 steps": {"freeze": "bert"}}

@@ -1,0 +1,235 @@
+"""What a forward may move besides its output, so that a trial leaves no trace.
+
+Buffers, statistics, plain attributes of layers, and the random generators of Paddle, NumPy and
+Python.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import pickle
+import random
+import types
+from collections.abc import Set
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ..stages.weights import layers, moving_state, weights
+
+
+class ForwardState:
+    """The state of a network around its forwards, as it is now.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: nn.Layer) -> None:
+        every = {id(layer): layer for _, layer in layers(network)}
+        self._tensors = [
+            (tensor, tensor.clone())
+            for layer in every.values()
+            for tensor in moving_state(layer).values()
+            if tensor._is_initialized()  # an RNN has a buffer without memory
+        ]
+        self._attributes: list[tuple[nn.Layer, dict[str, tuple[Any, Any]]]] = [
+            (layer, _shallow(layer.__dict__)) for layer in every.values()
+        ]
+        self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
+        self._plain = self._plain_of(network)
+        self._network = network
+
+    @staticmethod
+    def _plain_of(network: nn.Layer) -> dict[tuple[str, str], Any]:
+        return {
+            (path, name): told(value)
+            for path, layer in layers(network)
+            for name, value in layer.__dict__.items()
+            if name not in _OF_EVERY_LAYER and not isinstance(value, paddle.Tensor)
+        }
+
+    def moved(self) -> list[str]:
+        """Names of plain attributes that are not what they were: counters, lists, generators.
+
+        A tensor right in an attribute is not among them; see :meth:`assigned`.
+        """
+        now = ForwardState._plain_of(self._network)
+        return [
+            f"{path}.{name}" if path else name
+            for path, name in sorted({*now, *self._plain})
+            if now.get((path, name)) != self._plain.get((path, name))
+        ]
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        with paddle.no_grad():
+            for tensor, value in self._tensors:
+                tensor.set_value(value)
+        for layer, attributes in self._attributes:
+            for name in set(layer.__dict__) - set(attributes):
+                del layer.__dict__[name]
+            mutable: Any
+            for name, (mutable, content) in attributes.items():
+                layer.__dict__[name] = mutable
+                if isinstance(content, dict):
+                    mutable.clear()
+                    mutable.update(content)
+                elif content is not None:
+                    mutable.clear()
+                    mutable.extend(content)
+        paddle.set_rng_state(self._random[0])
+        np.random.set_state(self._random[1])
+        random.setstate(self._random[2])
+
+    def unsteady(self) -> list[paddle.Tensor]:
+        """Tensors that layers have changed since, or put another in the place of."""
+        replaced = set(self.assigned())
+        old = [
+            value
+            for layer, attributes in self._attributes
+            for name, value in attributes["_buffers"][1].items()
+            if (id(layer), name) in replaced
+        ]
+        moved = [tensor for tensor, value in self._tensors if not _equal(tensor, value)]
+        return [*moved, *(t for t in old if isinstance(t, paddle.Tensor) and t._is_initialized())]
+
+    def assigned(self) -> dict[tuple[int, str], paddle.Tensor]:
+        """Tensors that layers have put into attributes since, by identity and name.
+
+        Paddle makes a buffer of a tensor that is assigned to an attribute.
+        """
+        changed = {}
+        for layer, before in self._attributes:
+            held = {**layer.__dict__, **layer._buffers}
+            had = {**{name: value for name, (value, _) in before.items()}, **before["_buffers"][1]}
+            for name, value in held.items():
+                if isinstance(value, paddle.Tensor) and had.get(name) is not value:
+                    changed[id(layer), name] = value
+        return changed
+
+
+class WeightState:
+    """The weights of a network and their gradients, as they are now.
+
+    Args:
+        network: the network; its weights are copied, so this takes as much memory as they do.
+    """
+
+    def __init__(self, network: nn.Layer) -> None:
+        self._weights = [
+            (w.name, w.tensor, w.tensor.clone().detach(), _grad_of(w.tensor))
+            for w in weights(network)
+            if w.tensor._is_initialized()
+        ]
+
+    def moved(self) -> list[str]:
+        """Names of weights that are not what they were, or have another gradient."""
+        return [
+            name
+            for name, tensor, value, grad in self._weights
+            if not _equal(tensor, value)
+            or (grad is None) != (tensor.grad is None)
+            or (grad is not None and not _equal(tensor.grad, grad))
+        ]
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        with paddle.no_grad():
+            for _, tensor, value, grad in self._weights:
+                if not _equal(tensor, value):
+                    tensor.set_value(value)
+                if grad is None and tensor.grad is not None:
+                    tensor.clear_gradient(False)
+                elif grad is not None and tensor.grad is None:
+                    tensor.grad = grad
+                elif grad is not None and not _equal(tensor.grad, grad):
+                    tensor.grad.set_value(grad)
+
+
+def _grad_of(tensor: paddle.Tensor) -> paddle.Tensor | None:
+    return None if tensor.grad is None else tensor.grad.clone()
+
+
+def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
+    """Whether two tensors have the same bits; Paddle compares no bfloat16, and no NaN with NaN."""
+    ours, theirs = (np.atleast_1d(tensor.numpy()).view(np.uint8) for tensor in (one, other))
+    return np.array_equal(ours, theirs)
+
+
+def _shallow(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each attribute, and a copy of its content if that can change in place."""
+    return {name: (value, _copied(value)) for name, value in attributes.items()}
+
+
+def _copied(value: Any) -> Any:
+    if not isinstance(value, (dict, list)):
+        return None
+    try:
+        return copy.copy(value)
+    except Exception:  # a mapping that cannot be copied cannot be put back either
+        return None
+
+
+# What Paddle and we keep in every layer; not state of the user's.
+_OF_EVERY_LAYER = frozenset(["forward", "_casted_by_pure_fp16", *vars(nn.Layer())])
+
+
+def told(value: Any, depth: int = 5) -> Any:
+    """A plain value as something to compare with later, when it may have changed in place.
+
+    >>> numbers = [1, 2]
+    >>> before = told({"a": numbers})
+    >>> numbers.append(3)
+    >>> told({"a": numbers}) == before
+    False
+    """
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return repr(value)
+    if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
+        return id(value)
+    if isinstance(value, paddle.Tensor):
+        return (id(value), few(value).tobytes() if value._is_initialized() else b"")
+    if isinstance(value, np.ndarray):
+        return (value.shape, value.tobytes())
+    if isinstance(value, (np.random.RandomState, np.random.Generator, random.Random)):
+        return pickle.dumps(value)
+    if depth == 0:
+        return id(value)
+    if isinstance(value, dict):
+        return [(told(key, depth - 1), told(one, depth - 1)) for key, one in value.items()]
+    if isinstance(value, (list, tuple, collections.deque)):
+        return [told(one, depth - 1) for one in value]
+    if isinstance(value, Set):
+        return sorted(repr(told(one, depth - 1)) for one in value)
+    if isinstance(value, nn.Layer):  # in a plain list: Paddle does not know that it is there
+        state = moving_state(value)
+        return (id(value), [(name, told(one)) for name, one in sorted(state.items())])
+    inside = getattr(value, "__dict__", None)
+    if isinstance(inside, dict) and not type(value).__module__.startswith("paddle.base"):
+        return (id(value), [(name, told(one, depth - 1)) for name, one in inside.items()])
+    return id(value)
+
+
+def few(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:
+    """Up to 64 of its numbers, spread over all of it."""
+    flat = tensor.detach().flatten()
+    return np.asarray(flat[:: max(flat.shape[0] // 64, 1)].numpy())
+
+
+def random_state() -> Any:
+    """The state of all random generators, comparable."""
+    # Paddle's states cannot be compared; as text they can, but for an address in it.
+    ours = [[part for part in str(s).split() if "x" not in part] for s in paddle.get_rng_state()]
+    theirs: Any = np.random.get_state()
+    return (ours, theirs[1].tobytes(), theirs[2:], random.getstate())
+
+
+def reseed(seed: int) -> None:
+    """Seed all random generators."""
+    paddle.seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)

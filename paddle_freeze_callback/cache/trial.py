@@ -1,0 +1,287 @@
+"""Where a frozen prefix ends, found by trying a batch out, and proven.
+
+Nothing is assumed about the network:
+
+* Closed layers are the outermost layers without open weights. A call of one belongs to the
+  prefix if its output needs no gradient.
+* What must be kept is found by filling the outputs of prefix calls with NaN and with large
+  numbers: whatever the rest of the network does not look at leaves its output, and what it keeps in
+  attributes, bit for bit the same.
+* The prefix must depend on the sample alone. It is computed again for a part of the batch in
+  another order and for single samples, with other random numbers, and with NaN and large numbers in
+  all open weights and in whatever a forward moves, and must come out the same; and no random number
+  may be drawn before its end.
+* A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
+  generator of its own) is not tried out at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
+from .keys import CannotCacheError
+from .nested import leaves, replaced, tensors
+from .state import ForwardState, WeightState, random_state, reseed
+from .watch import Call, ForwardWatch, Trace
+
+
+class Trial:
+    """A forward of the training loop's own, seen closely, and what can be learnt from it.
+
+    The loop gets the output of this very forward. Whatever is computed beside it is taken back
+    by :meth:`end`: buffers, attributes and random generators are then as the forward left them.
+
+    Args:
+        watch: stands before the network's forward functions.
+        network: the network.
+        original: its own forward.
+        args: what that is called with.
+        kwargs: the same, by name.
+        size: how many samples that is.
+    """
+
+    def __init__(
+        self,
+        watch: ForwardWatch,
+        network: nn.Layer,
+        original: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        size: int,
+    ) -> None:
+        self._watch = watch
+        self._network = network
+        self._original = original
+        self._size = size
+        self._given = replaced((args, kwargs), lambda _, tensor: tensor.clone().detach())
+        self._before = ForwardState(network)
+        self._weights = WeightState(network)
+        self.result, self.trace = watch.traced(original, args, kwargs, Trace(random=random_state()))
+        self._expected = (list(leaves(self.result)), self._before.assigned())
+        self._side_effects = [*self._weights.moved(), *self._before.moved()]
+        self._input_kept = _same_bits((args, kwargs), self._given)
+        self._unsteady = self._before.unsteady()
+        self._after = ForwardState(network)
+        self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
+
+    def end(self) -> None:
+        """Leave everything as the forward left it."""
+        if not self._side_effects:  # else nothing was tried
+            self._weights.restore()
+            self._after.restore()
+
+    def undo(self) -> None:
+        """Leave everything as it was before the forward, which is given up."""
+        self._weights.restore()
+        self._before.restore()
+
+    def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
+        """Find what the rest of the network looks at, or prove that it is what is known.
+
+        Args:
+            opened: identities of the open weights.
+            known: what a training step has shown; ``None`` if this is the first one.
+
+        Raises:
+            CannotCacheError: saying why nothing can be kept.
+        """
+        if self.trace.recomputed:
+            raise CannotCacheError(RECOMPUTED)
+        # What else a forward moves could not be put back after a trial, or would stand still
+        # while its layer is skipped.
+        if self._side_effects:
+            raise CannotCacheError(f"its forward changes {self._side_effects[0]}")
+        if not self._input_kept:
+            raise CannotCacheError("its forward changes its own input")
+        prefix = self._prefix(known)
+        if known is not None and not known.kept_calls <= set(prefix):
+            raise CannotCacheError("another kind of call has another boundary")
+        real = {call: self.trace.output(call) for call in prefix}
+        self._refuse(real)
+        every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
+        found = self._needed(real, every) if known is None else dict(known.kept)
+        if not found:
+            raise CannotCacheError("the network's output does not depend on its frozen layers")
+        rest = {call: every[call].difference(found.get(call, ())) for call in prefix}
+        # NaN does not show in a comparison; numbers that are large both ways do.
+        fillings = (math.nan, 1e4, -1e4)
+        if any(rest.values()) and not all(self._same(real, rest, fill) for fill in fillings):
+            raise CannotCacheError(
+                "the open layers look at more of the frozen ones than can be kept"
+            )
+        boundary = known or Boundary(tuple(prefix), tuple(found.items()))
+        self._prove_alone(boundary, opened)
+        return boundary
+
+    def _prefix(self, known: Boundary | None) -> list[Call]:
+        """The calls of frozen layers before anything open, up to the last that may be kept."""
+        if not self._network.training:  # only a training step tells which these are
+            assert known is not None
+            return [call for call in known.prefix if self.trace.output(call) is not None]
+        prefix = [call for call, _, is_prefix in self.trace.calls if is_prefix]
+        bounds = [call for call in prefix if self._may_be_kept(call)]
+        if not bounds:
+            raise CannotCacheError("no frozen layer comes before the open ones")
+        # What follows the last of these (a dropout) is computed as ever.
+        return prefix[: prefix.index(bounds[-1]) + 1]
+
+    def _may_be_kept(self, call: Call) -> bool:
+        layer = self._watch.closed[call[0]][1]
+        plain = type(layer).__module__ in PLAIN and not isinstance(layer, nn.RReLU)
+        return plain or bool(list(layer.parameters()))
+
+    def _refuse(self, real: Mapping[Call, Any]) -> None:
+        """Calls that do more than to give tensors that follow from their input."""
+        assigned = self._expected[1]
+        for call, output in real.items():
+            path, layer = self._watch.closed[call[0]]
+            if not all(isinstance(leaf, paddle.Tensor) for leaf in leaves(output)):
+                raise CannotCacheError(
+                    f"{self._watch.name(call)} gives something else than tensors"
+                )
+            if call in self.trace.drawn:
+                raise CannotCacheError(
+                    f"random numbers are drawn before the end of {self._watch.name(call)}, in "
+                    "forward code and not in a frozen layer"
+                )
+            # A skipped layer would not set what it keeps for others to read.
+            inside = {id(one) for one in [layer, *layer.sublayers()]}
+            for owner, name in assigned:
+                if owner in inside:
+                    raise CannotCacheError(f"{path} sets {name}, which others may read")
+
+    def _needed(
+        self, real: Mapping[Call, Any], every: Mapping[Call, frozenset[int]]
+    ) -> dict[Call, tuple[int, ...]]:
+        """The tensors of prefix calls that the rest of the network looks at."""
+        last = list(real)[-1]
+        candidates = {last: every[last]}
+        if not self._same(real, {**every, last: frozenset()}):
+            if not self._same(real, {}):
+                raise CannotCacheError("the network's forward does not repeat itself")
+            # Something looks at an inner tensor: keep whatever is looked at.
+            candidates = {
+                call: holes
+                for call, holes in every.items()
+                if call == last or not self._same(real, {call: holes})
+            }
+        found = {
+            call: tuple(i for i in sorted(holes) if not self._same(real, {call: frozenset([i])}))
+            for call, holes in candidates.items()
+        }
+        return {call: places for call, places in found.items() if places}
+
+    def _fresh(self) -> tuple[Any, Any]:
+        """What the forward was called with, in the state that it was called in."""
+        self._before.restore()
+        args, kwargs = replaced(self._given, lambda _, tensor: tensor.clone())
+        return args, kwargs
+
+    def _same(
+        self,
+        real: Mapping[Call, Any],
+        holes: Mapping[Call, frozenset[int]],
+        fill: float = math.nan,
+    ) -> bool:
+        """Whether the network does the same with these tensors filled."""
+        shown = {call: places for call, places in holes.items() if places}
+        if math.isnan(fill) and shown in self._unseen:
+            return True
+        inputs = self._fresh()
+        plan = {}
+        for call, output in real.items():
+            places = shown.get(call, frozenset())
+            plan[call] = replaced(
+                output,
+                lambda index, tensor, places=places: (  # type: ignore[misc]
+                    filled_like(tensor, fill) if index in places else tensor.clone()
+                ),
+            )
+        with paddle.no_grad():
+            again = self._watch.planned(self._original, *inputs, plan)
+        same = _same_bits((list(leaves(again)), self._before.assigned()), self._expected)
+        if same and math.isnan(fill):
+            self._unseen.append(shown)
+        return same
+
+    def _prove_alone(self, boundary: Boundary, opened: frozenset[int]) -> None:
+        """Features must follow from the sample alone, and from nothing that is open."""
+        watch, half = self._watch, max(self._size // 2, 1)
+        expected = boundary.features(self.trace, self._size, watch.name)
+        backwards = list(range(half, self._size))[::-1]
+        # One sample is enough after that, and shows what is cut to the longest of a batch.
+        # NaN is not greater and not less than anything, so open weights are made large, too.
+        for seed, chosen, fill in (
+            (1, backwards, math.nan),
+            (2, backwards[:1], 1e4),
+            (3, backwards[-1:], -1e4),
+            (4, [0], math.nan),
+        ):
+            args, kwargs = replaced(self._fresh(), partial(_rows, chosen))
+            reseed(seed)
+            trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
+            with paddle.no_grad(), self._filled_weights(opened, fill):
+                watch.traced(self._original, args, kwargs, trace)
+            again = boundary.features(trace, len(chosen), watch.name)
+            for all_rows, part in zip(expected, again):
+                same_shape = part.shape[1:] == all_rows.shape[1:]
+                if not (same_shape and nearly_equal(part.numpy(), all_rows.numpy()[chosen], 1e-3)):
+                    raise CannotCacheError(
+                        "the frozen layers give a sample something else each time: they depend on "
+                        "open layers, on the other samples of the batch, or on random numbers"
+                    )
+
+    @contextmanager
+    def _filled_weights(self, opened: frozenset[int], value: float) -> Iterator[None]:
+        """All open weights, and buffers that a forward moves, full of this value, for a while."""
+        there = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
+        there += self._unsteady
+        try:
+            for tensor in there:
+                if tensor.is_floating_point():
+                    tensor.set_value(paddle.full_like(tensor, value))
+                elif tensor.dtype != paddle.bool:  # a counter
+                    tensor.set_value(tensor + 7)
+            yield
+        finally:
+            self._before.restore()
+            self._weights.restore()
+
+
+def _rows(chosen: list[int], _: int, tensor: paddle.Tensor) -> paddle.Tensor:
+    """Some rows of a tensor, in the order that ``replaced`` gives its arguments in."""
+    # By way of NumPy: for some dtypes Paddle has no such kernel.
+    rows = paddle.to_tensor(tensor.numpy()[chosen])
+    return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
+
+
+def _same_bits(one: Any, other: Any) -> bool:
+    ours, theirs = list(leaves(one)), list(leaves(other))
+    if len(ours) != len(theirs):
+        return False
+    for a, b in zip(ours, theirs):
+        if isinstance(a, paddle.Tensor) != isinstance(b, paddle.Tensor):
+            return False
+        if isinstance(a, paddle.Tensor):
+            if a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
+                return False
+        elif isinstance(a, np.ndarray):
+            if not isinstance(b, np.ndarray) or a.tobytes() != b.tobytes():
+                return False
+        elif isinstance(a, (bool, int, float, str)):
+            if repr(a) != repr(b):
+                return False
+        elif type(a) is not type(b):
+            return False
+        else:
+            raise CannotCacheError(f"the network gives a {type(a).__name__} beside its tensors")
+    return True

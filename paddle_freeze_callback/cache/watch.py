@@ -1,0 +1,283 @@
+"""Seeing, and replacing, the calls of frozen layers within a network's forward.
+
+:class:`ForwardWatch` puts functions of ours before the forward of a network and of its closed
+layers (the outermost ones without open weights). A forward can then be *traced* (the outputs of all
+these calls are noted) or *planned* (chosen calls hand on what they are told to, and compute
+nothing).
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ..stages.weights import layers
+from .keys import CannotCacheError
+from .nested import replaced, restructured, tensors
+from .state import random_state
+
+Call = tuple[int, int]  # which closed layer, and which of its calls in one forward
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a tensor looked like."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclass
+class Trace:
+    """The calls of closed layers in one forward, in order.
+
+    Attributes:
+        whole: the calls whose outputs are wanted; of the others only shapes are noted, so that
+            their memory is freed as it would be without us. ``None`` for all.
+        until: the forward is given up when all of these calls are done; ``None`` to go to its end.
+        random: the state of the random generators when it began, if draws are to be noted.
+        grad: whether it was made for a backward pass.
+        calls: for each call its output, and whether that needs no gradient.
+        recomputed: whether the layers turned out to be recomputed in the backward pass.
+        drawn: the calls before whose end a random number had been drawn.
+    """
+
+    whole: frozenset[Call] | None = None
+    until: frozenset[Call] | None = None
+    random: Any = None
+    grad: bool = False
+    calls: list[tuple[Call, Any, bool]] = field(default_factory=list)
+    recomputed: bool = False
+    drawn: set[Call] = field(default_factory=set)
+
+    def output(self, call: Call) -> Any:
+        """What a call gave; ``None`` if it was not made."""
+        return next((out for one, out, _ in self.calls if one == call), None)
+
+
+class _Enough(BaseException):
+    """All that was wanted of a forward is known. No error: no code of the network may catch it."""
+
+
+class ForwardWatch:
+    """Stands before the forward of a network and of its closed layers.
+
+    Args:
+        network: the network.
+        opened: identities of the open weights.
+        outside: called when a closed layer is called outside the forward of the network.
+    """
+
+    def __init__(
+        self, network: nn.Layer, opened: frozenset[int], outside: Callable[[], object]
+    ) -> None:
+        self.closed = _closed_layers(network, opened)
+        self._network = network
+        self._outside = outside
+        self._patched: list[_Patch] = []
+        self._layers = network.sublayers(include_self=True)
+        self._hooks = -1
+        self._mode = ""
+        self._trace = Trace()
+        self._plan: dict[Call, Any] = {}
+        self._counts: dict[int, int] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a traced or planned forward is under way."""
+        return bool(self._mode)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it stands before the forward functions now."""
+        return bool(self._patched)
+
+    def begin(self, owner: Any, forward: Callable[..., Any]) -> None:
+        """Stand before the forward functions.
+
+        Args:
+            owner: held weakly; without it the network runs as without us.
+            forward: called instead of the network's own, with the owner, the original function,
+                and what it was called with.
+
+        Raises:
+            CannotCacheError: if one of them cannot be replaced, or has hooks of the user.
+        """
+        self.refuse_hooks()
+        self._patched.append(_Patch(self._network, owner, forward))
+        for index, (_, layer) in enumerate(self.closed):
+            self._patched.append(_Patch(layer, self, _call_of(index)))
+
+    def end(self) -> None:
+        """Put the forward functions back as they were found."""
+        for patch in reversed(self._patched):
+            patch.undo()
+        self._patched = []
+
+    def traced(
+        self, original: Callable[..., Any], args: Any, kwargs: Any, trace: Trace | None = None
+    ) -> tuple[Any, Trace]:
+        """A forward, and its trace; the output is ``None`` if it was given up before its end."""
+        found = trace or Trace()
+        found.grad = paddle.is_grad_enabled()
+        with self._as("trace"):
+            self._trace = found
+            try:
+                return original(*args, **kwargs), found
+            except _Enough:
+                return None, found
+
+    def planned(
+        self, original: Callable[..., Any], args: Any, kwargs: Any, plan: dict[Call, Any]
+    ) -> Any:
+        """A forward in which some calls hand on what is planned."""
+        for output in plan.values():
+            for tensor in tensors(output):
+                tensor.stop_gradient = True  # a hook may have said otherwise last time
+        with self._as("plan"):
+            self._plan = plan
+            return original(*args, **kwargs)
+
+    def name(self, call: Call) -> str:
+        """How a call reads, such as ``"encoder.layers.2"``."""
+        path = self.closed[call[0]][0]
+        return path if call[1] == 0 else f"{path} (call {call[1] + 1})"
+
+    @contextmanager
+    def _as(self, mode: str) -> Iterator[None]:
+        self._mode, self._counts = mode, {}
+        try:
+            yield
+        finally:
+            self._mode, self._plan, self._trace = "", {}, Trace()
+
+    def _called(self, index: int, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call of a closed layer."""
+        if not self._mode:
+            self._outside()
+            return original(*args, **kwargs)
+        nth = self._counts.get(index, 0)
+        self._counts[index] = nth + 1
+        call = (index, nth)
+        if self._mode == "plan":
+            return self._plan[call] if call in self._plan else original(*args, **kwargs)
+        output = original(*args, **kwargs)
+        trace = self._trace
+        if trace.grad and not paddle.is_grad_enabled():
+            trace.recomputed = True
+        if trace.random is not None and trace.random != random_state():
+            trace.drawn.add(call)
+        prefix = all(tensor.stop_gradient for tensor in tensors(output))
+        # A copy of the structure: the network may change what it was handed.
+        if trace.whole is None:
+            noted = restructured(output)
+        elif call in trace.whole:  # as it is now: the network may change it in place
+            noted = replaced(output, lambda _, one: one.detach().clone())
+        else:
+            noted = replaced(output, lambda _, one: Shape(tuple(one.shape), one.dtype))
+        trace.calls.append((call, noted, prefix))
+        if trace.until is not None and trace.until <= {done for done, *_ in trace.calls}:
+            raise _Enough
+        return output
+
+    def refuse_hooks(self) -> None:
+        """Hooks of the user would be handed placeholders, or not be called, or once too often.
+
+        Raises:
+            CannotCacheError: if there is one.
+        """
+        count = sum(
+            len(layer._forward_pre_hooks) + len(layer._forward_post_hooks) for layer in self._layers
+        )
+        if count == self._hooks:
+            return
+        self._hooks = count
+        for path, layer in layers(self._network):
+            # Paddle gives no public list of the hooks of a layer.
+            hooks = [*layer._forward_pre_hooks.values(), *layer._forward_post_hooks.values()]
+            for hook in hooks if path else ():
+                owner = getattr(hook, "__self__", hook)
+                home = getattr(hook if owner is hook else type(owner), "__module__", None)
+                home = home or type(hook).__module__
+                if home.partition(".")[0] not in ("paddle", __name__.partition(".")[0]):
+                    raise CannotCacheError(
+                        f"{path} has a forward hook, which would not see its values"
+                    )
+
+
+def _call_of(index: int) -> Callable[..., Any]:
+    def called(watch: ForwardWatch, original: Any, args: Any, kwargs: Any) -> Any:
+        return watch._called(index, original, args, kwargs)
+
+    return called
+
+
+def _closed_layers(network: nn.Layer, opened: frozenset[int]) -> list[tuple[str, nn.Layer]]:
+    """The outermost layers below the network that have no open weights, each once."""
+    found: dict[int, tuple[str, nn.Layer]] = {}
+
+    def visit(path: str, layer: nn.Layer) -> None:
+        for name, child in layer.named_children():
+            below = f"{path}.{name}" if path else name
+            if any(id(tensor) in opened for tensor in child.parameters()):
+                visit(below, child)
+            elif isinstance(child, (nn.LayerList, nn.LayerDict, nn.ParameterList)):
+                visit(below, child)  # these are never called
+            else:
+                found.setdefault(id(child), (below, child))
+
+    visit("", network)
+    return list(found.values())
+
+
+class _Patch:
+    """Puts a function of ours before the forward of one layer."""
+
+    def __init__(self, layer: nn.Layer, owner: Any, around: Callable[..., Any]) -> None:
+        self.layer = layer
+        self._had = layer.__dict__.get("forward")
+        original = layer.forward
+        if not isinstance(original, (types.MethodType, types.FunctionType)):
+            raise CannotCacheError(
+                f"the forward of {type(layer).__name__} is a {type(original).__name__}"
+            )
+        # Weak: a copy of the network has this function, too, and must not keep ours alive.
+        mine, its = weakref.ref(layer), weakref.ref(owner)
+        function = getattr(original, "__func__", original)
+
+        def forward(self: nn.Layer, *args: Any, **kwargs: Any) -> Any:
+            alive = its()
+            if self is not mine() or alive is None:  # a copy of the network: it has no cache
+                return function(self, *args, **kwargs)
+            return around(alive, types.MethodType(function, self), args, kwargs)
+
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            alive = its()
+            return function(*args, **kwargs) if alive is None else around(
+                alive, function, args, kwargs
+            )  # fmt: skip
+
+        # A method where there was one, with its signature: paddle.Model tells inputs from labels
+        # by it, and PaddleNLP drops the columns of the data that it does not name.
+        method = isinstance(original, types.MethodType)
+        ours = forward if method else plain
+        ours.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        self._ours = types.MethodType(ours, layer) if method else ours
+        # Not by assignment: PaddleNLP's models wrap what is assigned to forward.
+        layer.__dict__["forward"] = self._ours
+
+    def undo(self) -> None:
+        if self.layer.__dict__.get("forward") is not self._ours:
+            return
+        if self._had is None:
+            del self.layer.__dict__["forward"]
+        else:
+            self.layer.__dict__["forward"] = self._had

@@ -1,0 +1,9 @@
+"""How is a weight frozen, held still, and given back?"""
+
+from __future__ import annotations
+
+from .by_hand import freeze, unfreeze
+from .freezer import FROZEN_MODES, Freezer
+from .rates import SlantedTriangular
+
+__all__ = ["FROZEN_MODES", "Freezer", "SlantedTriangular", "freeze", "unfreeze"]

@@ -1,0 +1,117 @@
+"""Freezing in a training loop of one's own, without a schedule."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+from paddle import nn
+
+from ..stages.automatic import automatic_stages
+from ..stages.selectors import Selector, asked_by_name, select
+from ..stages.weights import Weight, weights
+from ..words import EVERYTHING
+from .freezer import set_frozen
+from .still import EvalForward, GlobalStatistics, governed, hold_statistics
+
+
+class _ByHand:
+    """What :func:`freeze` did to one network."""
+
+    def __init__(self) -> None:
+        self.frozen: dict[int, bool] = {}
+        self.held: dict[int, EvalForward | GlobalStatistics] = {}
+
+
+_by_hand: weakref.WeakKeyDictionary[nn.Layer, _ByHand] = weakref.WeakKeyDictionary()
+
+
+def freeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, ...]:
+    """Freeze parameters, and hold the running statistics of their normalization layers still.
+
+    Args:
+        network: the network.
+        selector: which parameters, see :mod:`paddle_freeze_callback.selectors`.
+
+    Returns:
+        The names of the selected parameters.
+
+    Raises:
+        ValueError: if the selector matches nothing.
+
+    >>> import paddle
+    >>> net = paddle.nn.Sequential(paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 1))
+    >>> freeze(net, "0")
+    ('0.weight', '0.bias')
+    >>> net[0].weight.stop_gradient, net[1].weight.stop_gradient
+    (True, False)
+    """
+    every = _all_weights(network)
+    chosen = select(every, selector, automatic_stages(network, every))
+    state = _by_hand.setdefault(network, _ByHand())
+    for weight in chosen:
+        state.frozen.setdefault(id(weight.tensor), weight.tensor.stop_gradient)
+        set_frozen(weight, True)
+    _hold_by_hand(network, every, state)
+    return tuple(weight.name for weight in chosen)
+
+
+def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, ...]:
+    """Open parameters again.
+
+    What :func:`freeze` froze gets back the flag that it had. A parameter that something else
+    had frozen (you, or LoRA) is opened only if it is asked for by name: by its full name, or by
+    a selector, other than ``"*"``, that selects nothing else.
+
+    Args:
+        network: the network.
+        selector: which parameters; by default whatever :func:`freeze` froze.
+
+    Returns:
+        The names of the parameters that train now and did not before.
+
+    Raises:
+        ValueError: if the selector matches nothing.
+
+    >>> import paddle
+    >>> net = paddle.nn.Sequential(paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 1))
+    >>> net[1].bias.stop_gradient = True
+    >>> _ = freeze(net)
+    >>> unfreeze(net)
+    ('0.weight', '0.bias', '1.weight')
+    >>> unfreeze(net, "1.bias")
+    ('1.bias',)
+    """
+    every = _all_weights(network)
+    chosen = select(every, selector, automatic_stages(network, every))
+    state = _by_hand.setdefault(network, _ByHand())
+    found = {id(w.tensor): state.frozen.get(id(w.tensor), w.tensor.stop_gradient) for w in chosen}
+    opened = []
+    by_name = asked_by_name(chosen, selector, [w for w in chosen if not found[id(w.tensor)]])
+    for weight in chosen:
+        if not weight.trains and (not found[id(weight.tensor)] or weight.name in by_name):
+            set_frozen(weight, False)
+            opened.append(weight.name)
+        if weight.trains:
+            state.frozen.pop(id(weight.tensor), None)
+    _hold_by_hand(network, every, state)
+    return tuple(opened)
+
+
+def _all_weights(network: nn.Layer) -> tuple[Weight, ...]:
+    every = weights(network)
+    if not every:
+        raise ValueError(
+            f"{type(network).__name__} has no parameters, so there is nothing to freeze"
+        )
+    return every
+
+
+def _hold_by_hand(network: nn.Layer, every: Sequence[Weight], state: _ByHand) -> None:
+    frozen = {id(w.tensor) for w in every if not w.trains and id(w.tensor) in state.frozen}
+    for _, layer, governors in governed(network, every, statistics=True):
+        wanted = bool(governors) and governors <= frozen
+        if wanted and id(layer) not in state.held:
+            state.held[id(layer)] = hold_statistics(layer)
+        elif not wanted and id(layer) in state.held:
+            state.held.pop(id(layer)).undo()

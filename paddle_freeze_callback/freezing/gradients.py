@@ -1,0 +1,80 @@
+"""How large the gradients of each stage are, measured in one optimizer step.
+
+No event of either loop lies between the backward pass and the optimizer's step in
+``paddle.Model``, so the gradients are seen by hooks on the parameters. Under gradient
+accumulation each hook call sees one more micro-batch, and the last one counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import paddle
+
+from ..stages.weights import Weight
+
+
+class GradientSample:
+    """Watches the gradients of one optimizer step.
+
+    Args:
+        members: the open weights of each stage that is to be measured.
+        began: optimizer steps done before that step.
+    """
+
+    def __init__(self, members: Mapping[str, Sequence[Weight]], began: int) -> None:
+        self.began = began
+        self._members = members
+        self._squares: dict[str, float] = {}
+        # Before the step: the optimizer will have moved the weights when the result is asked for.
+        self._norms = {
+            stage: math.sqrt(sum(_square(weight.tensor) for weight in group))
+            for stage, group in members.items()
+        }
+        self._handles = [
+            weight.tensor.register_hook(self._watch(weight))
+            for group in members.values()
+            for weight in group
+        ]
+
+    def _watch(self, weight: Weight) -> Any:
+        def seen(gradient: paddle.Tensor | None) -> None:
+            if gradient is None:  # BatchNorm's, if only one of weight and bias trains
+                return
+            with paddle.no_grad():
+                before = weight.tensor.grad
+                whole = gradient if before is None else before + gradient
+                self._squares[weight.name] = _square(whole)
+
+        return seen
+
+    def finish(self) -> dict[str, float]:
+        """Norm of the gradient / norm of the weights, by stage; 0 where none arrived."""
+        self.cancel()
+        return {
+            stage: _ratio(
+                math.sqrt(sum(self._squares.get(weight.name, 0.0) for weight in group)),
+                self._norms[stage],
+            )
+            for stage, group in self._members.items()
+        }
+
+    def cancel(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def _ratio(gradient: float, weight: float) -> float:
+    # Weights that are all zero (a new head's, or LoRA's) move as soon as they have a gradient.
+    if not weight:
+        return math.inf if gradient else 0.0
+    return gradient / weight
+
+
+def _square(tensor: paddle.Tensor) -> float:
+    """The sum of squares."""
+    return float(tensor.detach().astype("float32").square().sum())

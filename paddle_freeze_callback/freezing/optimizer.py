@@ -1,0 +1,163 @@
+"""What the optimizer needs so that stages can open and freeze while it runs.
+
+Its list of parameters is never edited: everything that will ever open must be in it from the
+start. Paddle's optimizers create the moments of a parameter when it is first stepped, so a
+stage that opens late trains exactly as with a fresh optimizer.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import paddle
+
+from ..stages.weights import Weight
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer inside Paddle's wrappers for distributed training."""
+    while True:
+        inner = getattr(optimizer, "_inner_opt", None) or getattr(optimizer, "inner_opt", None)
+        if inner is None or inner is optimizer:
+            return optimizer
+        optimizer = inner
+
+
+def parameter_ids(optimizer: Any) -> set[int]:
+    """The identities of the parameters that the optimizer was given."""
+    return {id(tensor) for tensor in _parameters(optimizer)}
+
+
+def _parameters(optimizer: Any) -> list[paddle.Tensor]:
+    inner = innermost(optimizer)
+    # These lists have no public reader. A sharding optimizer hands its own rank's share to the
+    # optimizer inside and keeps the whole list; with groups the list holds the groups, as given.
+    wrapper = getattr(optimizer, "_inner_opt", optimizer)
+    listed = getattr(wrapper, "_origin_parameter_list", None) or inner._parameter_list or []
+    return [
+        tensor
+        for entry in listed
+        for tensor in (entry["params"] if isinstance(entry, dict) else [entry])
+    ]
+
+
+def check(optimizer: Any, will_open: Collection[Weight]) -> None:
+    """Refuse, before the first step, an optimizer under which the schedule would go wrong.
+
+    Args:
+        optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped.
+        will_open: the weights that the schedule opens at some time.
+
+    Raises:
+        ValueError: if the optimizer lacks some of them, or caches its parameters.
+        TypeError: if it is no optimizer of Paddle.
+    """
+    inner = innermost(optimizer)
+    if not isinstance(inner, paddle.optimizer.Optimizer):
+        raise TypeError(f"{type(inner).__name__} is no paddle optimizer")
+    if getattr(inner, "_use_multi_tensor", False):
+        raise ValueError(
+            f"{type(inner).__name__}(use_multi_tensor=True) keeps the list of parameters of its "
+            "first step, and would update the wrong ones after a stage opens or freezes; "
+            "build it without use_multi_tensor"
+        )
+    known = parameter_ids(optimizer)
+    missing = [weight.name for weight in will_open if id(weight.tensor) not in known]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        raise ValueError(
+            f"the optimizer was not given {len(missing)} parameters that the schedule will open: "
+            f"{shown}. Build it with parameters=network.parameters(), before anything is frozen; "
+            "frozen parameters cost it nothing"
+        )
+
+
+def settle(optimizer: Any, trained_before: Collection[Weight]) -> None:
+    """Hand moments loaded from a checkpoint to their parameters, at once.
+
+    Paddle does so when a parameter is first stepped, and fails (``Optimizer set error``) on a
+    parameter that the checkpoint does not know, such as one of a stage that opens after the
+    resume. What a checkpoint knows of a stage that is frozen now would be missing from the next
+    checkpoint. After this, whatever opens later gets fresh moments, as in an uninterrupted run.
+
+    Args:
+        optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped.
+        trained_before: the weights that trained in the step before the checkpoint.
+
+    Raises:
+        ValueError: if the loaded state belongs to a network whose parameters have other names.
+    """
+    inner = innermost(optimizer)
+    # Where Paddle keeps loaded state until it is asked for; there is no public access.
+    holder = getattr(inner, "_accumulators_holder", None)
+    if not holder:
+        return
+    keys = sorted(holder)
+    known = [tensor for tensor in _parameters(optimizer) if _has_state(keys, tensor.name)]
+    left_over = set(keys).difference(*(_state_of(keys, tensor.name) for tensor in known))
+    names = {tensor.name for tensor in known}
+    lost = [weight for weight in trained_before if weight.tensor.name not in names]
+    if left_over and (lost or not known):
+        missing = f"{lost[0].name} ({lost[0].tensor.name!r})" if lost else "this network"
+        raise ValueError(
+            f"the loaded optimizer state knows {min(left_over)!r} but nothing of {missing}: "
+            "Paddle names parameters in the order in "
+            "which layers are built, so build the network exactly once, and first, in the "
+            "process that resumes"
+        )
+    _create_state(inner, known)
+    inner._accumulators_holder = {}
+
+
+def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
+    """Drop the moments and master weights of parameters that were frozen again.
+
+    They get fresh ones from :func:`renew` when they open.
+    """
+    inner = innermost(optimizer)
+    for weight in frozen:
+        name = weight.tensor.name
+        master = inner._master_weights.pop(name, None)
+        for per_parameter in inner._accumulators.values():
+            per_parameter.pop(name, None)
+            if master is not None:
+                per_parameter.pop(master.name, None)
+        inner._already_create_accumulator.discard(name)
+
+
+def renew(optimizer: Any, opened: Iterable[Weight]) -> None:
+    """Create the moments of parameters that open again."""
+    _create_state(innermost(optimizer), [weight.tensor for weight in opened])
+
+
+def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:
+    """Create moments under the names that a checkpoint expects.
+
+    A second set of moments of a parameter would be called ``..._moment1_1``, which a process
+    that resumes does not look for; under a new name scope it is ``..._moment1_0`` again.
+    """
+    if not tensors:
+        return
+    block = paddle.static.default_main_program().global_block()
+    wanted = {id(tensor) for tensor in tensors}
+    groups = inner._param_groups
+    with paddle.utils.unique_name.guard():
+        if groups and isinstance(groups[0], dict):  # a group may have betas of its own
+            for group in groups:
+                own = [tensor for tensor in group["params"] if id(tensor) in wanted]
+                if own:
+                    inner._create_accumulators(block, {**group, "params": own})
+        else:  # under sharding a rank keeps the state of its own share only
+            inner._create_accumulators(block, [t for t in groups if id(t) in wanted])
+
+
+def _state_of(keys: list[str], name: str) -> list[str]:
+    """The keys that begin with a parameter's name; the keys are sorted."""
+    after = chr(ord("_") + 1)
+    return keys[bisect.bisect_left(keys, f"{name}_") : bisect.bisect_left(keys, f"{name}{after}")]
+
+
+def _has_state(keys: list[str], name: str) -> bool:
+    return bool(_state_of(keys, name))

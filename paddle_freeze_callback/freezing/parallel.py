@@ -1,0 +1,85 @@
+"""How gradients of a stage opened late stay equal on all ranks.
+
+``paddle.DataParallel`` notes once, when it wraps a network, which parameters train. One that was
+frozen then is never averaged afterwards, without an error; one that freezes later makes the
+others wait for it. So before anything is frozen, its reducer is built anew while everything that
+will ever open is trainable, with ``find_unused_parameters=True``, which lets frozen parameters be
+absent from a step.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from ..stages.weights import Weight
+
+# What each wrapper's reducer was built with. The reducers before it are kept: their hooks are
+# still registered with the parameters, and a bare second init_reducer() crashes the process.
+_built: weakref.WeakKeyDictionary[paddle.DataParallel, frozenset[int]] = weakref.WeakKeyDictionary()
+
+
+_kept: weakref.WeakKeyDictionary[paddle.DataParallel, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(paddle.distributed.get_world_size())
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return int(paddle.distributed.get_rank())
+
+
+def prepare(network: nn.Layer, will_open: Sequence[Weight]) -> None:
+    """Make the wrappers around a network average everything that will ever open.
+
+    Must be called before anything is frozen. Does nothing in a single process.
+    """
+    if world_size() < 2:
+        return
+    trainable = {id(tensor) for tensor in network.parameters() if not tensor.stop_gradient}
+    wanted = frozenset(trainable | {id(weight.tensor) for weight in will_open})
+    for wrapper in _wrappers(network):
+        if wanted <= _built.get(wrapper, frozenset()):
+            continue
+        closed = [weight.tensor for weight in will_open if weight.tensor.stop_gradient]
+        for tensor in closed:
+            tensor.stop_gradient = False
+        try:
+            # There is no public way to rebuild the reducer; init_reducer() is what the
+            # constructor calls.
+            _kept.setdefault(wrapper, []).append(wrapper._reducer)
+            wrapper.find_unused_parameters = True
+            wrapper.init_reducer()
+            _built[wrapper] = wanted
+        finally:
+            for tensor in closed:
+                tensor.stop_gradient = True
+
+
+def _wrappers(network: nn.Layer) -> list[paddle.DataParallel]:
+    """The data-parallel wrappers around a network; loops hand their callbacks only the inside."""
+    if isinstance(network, paddle.DataParallel):
+        return [network]
+    return [
+        found
+        for found in gc.get_objects()
+        # by type: isinstance() asks the object, and a dead weak proxy raises
+        if issubclass(type(found), paddle.DataParallel) and found._layers is network
+    ]
+
+
+def same_on_all_ranks(value: Any) -> Any:
+    """The value that rank 0 has."""
+    if world_size() < 2:
+        return value
+    box = [value]
+    paddle.distributed.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,109 @@
+"""What of a schedule travels with a checkpoint.
+
+What is frozen follows from the schedule and the number of steps done, so a resumed run needs
+nothing from here, except the decisions of strategies that decide from metrics. The names of the
+open stages are kept as well, to tell a user who resumes with another schedule what differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "freeze_schedule.json"
+
+
+BEST_FILE = "freeze_schedule_best.npz"
+
+
+_FORMAT = 1
+
+
+def file_at(place: str | os.PathLike[str], name: str) -> Path:
+    """Where a file of a schedule lies: in a checkpoint's folder, or beside it.
+
+    ``paddle.Model`` saves checkpoints as ``3.pdparams`` and ``3.pdopt``; the place is then
+    ``3``, and ours lie beside them.
+
+    >>> file_at("checkpoints/3", FILE).name
+    '3.freeze_schedule.json'
+    """
+    path = Path(place)
+    return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
+
+
+def found_at(place: str | os.PathLike[str], name: str) -> Path:
+    """Where a file of a schedule was written, even if a folder of that name came later."""
+    beside = Path(place).with_name(f"{Path(place).name}.{name}")
+    file = file_at(place, name)
+    return beside if beside.exists() and not file.exists() else file
+
+
+@dataclass(frozen=True)
+class Record:
+    """The state of a schedule after so many steps.
+
+    Attributes:
+        step: optimizer steps done.
+        schedule: the schedule, as it prints.
+        open_stages: names of the stages that were open.
+        decisions: what the strategy decided so far, oldest first: pairs of step and decision.
+    """
+
+    step: int
+    schedule: str
+    open_stages: tuple[str, ...]
+    decisions: tuple[tuple[int, Any], ...] = ()
+
+    def save(self, place: str | os.PathLike[str]) -> None:
+        """Write it to a checkpoint; a crash leaves either all of it or nothing."""
+        target = file_at(place, FILE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "format": _FORMAT,
+            "step": self.step,
+            "schedule": self.schedule,
+            "open_stages": list(self.open_stages),
+            "decisions": [list(decision) for decision in self.decisions],
+        }
+        partial = target.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        os.replace(partial, target)
+
+    @classmethod
+    def load(cls, place: str | os.PathLike[str]) -> Record:
+        """Read it from a checkpoint.
+
+        Raises:
+            FileNotFoundError: if the checkpoint has none.
+            ValueError: if the file is damaged, foreign, or of a newer version.
+        """
+        file = found_at(place, FILE)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is damaged: {error}; {_ADVICE}") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is damaged: it is not JSON ({error}); {_ADVICE}") from None
+        if not isinstance(content, dict) or content.get("format") is None:
+            raise ValueError(f"{file} was not written by FreezeSchedule; {_ADVICE}")
+        if content["format"] != _FORMAT:
+            raise ValueError(
+                f"{file} has the format {content['format']!r}, this version reads {_FORMAT}; "
+                "update paddle-freeze-callback"
+            )
+        try:
+            return cls(
+                int(content["step"]),
+                str(content["schedule"]),
+                tuple(str(name) for name in content["open_stages"]),
+                tuple((int(step), decision) for step, decision in content["decisions"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged: {error!r}; {_ADVICE}") from None
+
+
+_ADVICE = "resume from another checkpoint"

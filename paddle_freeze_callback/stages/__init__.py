@@ -1,0 +1,19 @@
+"""Which weights open and freeze as one?"""
+
+from __future__ import annotations
+
+from .partition import REST, Stage, Stages, partition
+from .selectors import Selector, select
+from .weights import Weight, trainable_ratio, weights
+
+__all__ = [
+    "REST",
+    "Selector",
+    "Stage",
+    "Stages",
+    "Weight",
+    "partition",
+    "select",
+    "trainable_ratio",
+    "weights",
+]

@@ -1,0 +1,309 @@
+"""Which parameters belong together, and in which order.
+
+A *stage* is a named group of weights that is frozen and unfrozen as one. Stages are ordered
+head first: the first is the head (the new task part), the last is the input side (embeddings,
+stem). :func:`partition` makes them from what the user says: ``"auto"``, a number, or a list of
+selectors. Every weight ends up in exactly one stage.
+
+How ``"auto"`` reads a network:
+
+1. The head is what lies outside the backbone that the network names itself (PaddleNLP's
+   ``base_model_prefix``, or an attribute ``backbone``); otherwise it is the last child that has
+   parameters, looked for inside wrappers that hold nothing else.
+2. The blocks of the backbone are its outermost numbered children (``layers.0``, ``layers.1``,
+   ...; ``layer1``, ``layer2``, ...; the items of a ``Sequential``).
+3. What the network defines after the last block (pooler, final norm) goes with that block; what
+   lies between two blocks goes with the lower one; what precedes the first block, and
+   parameters that a container owns directly (class token, positions), is the last stage.
+4. A tied tensor belongs to the first stage, head first, that any of its names leads to: a
+   language-model head that shares the embedding's matrix is the head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+from paddle import nn
+
+from ..words import EVERYTHING
+from .automatic import automatic_stages, read, unused_name
+from .selectors import Selector, describe, select
+from .weights import Weight, weights
+
+Stages = Union[str, int, Sequence[Selector]]
+
+
+#: The stage of weights that no selector names: they stay frozen throughout.
+REST = "rest"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named group of weights that is frozen and unfrozen as one.
+
+    Attributes:
+        name: what logs, plots and history call it.
+        parameters: names of its weights, as ``network.named_parameters()`` lists them.
+        numel: number of elements of all of them.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    numel: int
+
+    @classmethod
+    def of(cls, name: str, members: Iterable[Weight]) -> Stage:
+        members = tuple(members)
+        return cls(name, tuple(w.name for w in members), sum(w.numel for w in members))
+
+
+def partition(network: nn.Layer, stages: Stages = "auto") -> tuple[Stage, ...]:
+    """Group all weights of a network into stages, head first.
+
+    Args:
+        network: the network.
+        stages: ``"auto"``: the head, each block of the backbone, the input side. A number: the
+            head, and the backbone in so many stages of near-equal size. A list of selectors:
+            one stage each, in this order, ``"*"`` being whatever the others leave; what no
+            selector names is a last stage ``"rest"``, which no schedule opens.
+
+    Returns:
+        The stages; every weight is in exactly one.
+
+    Raises:
+        ValueError: if a selector matches nothing, if two claim the same weight, if ``"auto"``
+            cannot tell the head from the backbone, or if the number is out of range.
+        TypeError: if ``stages`` is none of these.
+
+    >>> import paddle
+    >>> net = paddle.nn.Sequential(paddle.nn.Linear(4, 4), paddle.nn.Linear(4, 2))
+    >>> for stage in partition(net): print(stage.name, stage.parameters, stage.numel)
+    head ('1.weight', '1.bias') 10
+    0 ('0.weight', '0.bias') 20
+    """
+    every = weights(network)
+    if not every:
+        raise ValueError(
+            f"{type(network).__name__} has no parameters, so there is nothing to freeze"
+        )
+    if isinstance(stages, str) and stages == "auto":
+        return _stages(every, read(network, every))
+    if isinstance(stages, bool) or not isinstance(stages, (int, str, list, tuple)):
+        raise TypeError(
+            f'stages={stages!r}: give "auto", a number of backbone stages, or a list of selectors'
+        )
+    if isinstance(stages, int):
+        return _stages(every, _merged(read(network, every), stages))
+    return _stages(every, _chosen(network, every, [stages] if isinstance(stages, str) else stages))
+
+
+def partition_by(
+    network: nn.Layer, selectors: Sequence[Selector], finer: Sequence[Selector] = ()
+) -> tuple[tuple[Stage, ...], list[tuple[str, ...]]]:
+    """The coarsest stages of which every selector is a union, in order of first mention.
+
+    Selectors may overlap; the items of a list count one by one. What none of them means is a
+    last stage ``"rest"``. Returns the stages and, for each selector, the names of its stages.
+
+    Args:
+        network: the network.
+        selectors: what is to be a union of stages.
+        finer: the same, but these alone do not keep a weight out of ``"rest"``.
+    """
+    every = weights(network)
+    groups = automatic_stages(network, every)
+    origin = [
+        (index, one) for index, entry in enumerate([*selectors, *finer]) for one in _items(entry)
+    ]
+    chosen = [{id(w.tensor) for w in select(every, one, groups)} for _, one in origin]
+    cells: dict[tuple[int, ...], list[Weight]] = {}
+    for weight in every:
+        key = tuple(i for i, ids in enumerate(chosen) if id(weight.tensor) in ids)
+        if not key or origin[key[0]][0] >= len(selectors):
+            key = ()
+        cells.setdefault(key, []).append(weight)
+    # Head first means: in the order in which the user opens them; the unnamed rest comes last.
+    ordered = sorted(cells, key=lambda key: key or (len(origin),))
+    parts: dict[str, list[Weight]] = {}
+    names: dict[tuple[int, ...], str] = {}
+    for key in ordered:
+        narrowest = min(key, key=lambda i: len(chosen[i]), default=None)
+        wanted = REST if narrowest is None else describe(origin[narrowest][1], network)
+        names[key] = unused_name(wanted, parts)
+        parts[names[key]] = cells[key]
+    return _stages(every, parts), [
+        tuple(names[key] for key in ordered if any(origin[i][0] == index for i in key))
+        for index in range(len(selectors))
+    ]
+
+
+def _items(selector: Selector) -> list[Selector]:
+    """The selectors in a list of lists; an empty list is left, so that it is found wrong."""
+    if isinstance(selector, (list, tuple)) and selector:
+        return [item for part in selector for item in _items(part)]
+    return [selector]
+
+
+def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) -> tuple[str, ...]:
+    """The stages that a selector means, by stage name or by the parameters it selects.
+
+    Raises:
+        ValueError: if it cuts through a stage.
+    """
+    every = weights(network)
+    by_name = {weight.name: weight for weight in every}
+    groups = {stage.name: [by_name[name] for name in stage.parameters] for stage in stages}
+    if selector == EVERYTHING:
+        return tuple(groups)
+    if isinstance(selector, str) and selector in groups:
+        return (selector,)
+    groups = {**automatic_stages(network, every), **groups}
+    wanted = {weight.name for weight in select(every, selector, groups)}
+    for stage in stages:
+        inside = wanted.intersection(stage.parameters)
+        if inside and len(inside) < len(stage.parameters):
+            left = next(name for name in stage.parameters if name not in wanted)
+            raise ValueError(
+                f"{describe(selector, network)!r} cuts through the stage {stage.name!r}: it has "
+                f"{min(inside)!r} but not {left!r}; name whole stages, or give other stages="
+            )
+    return tuple(stage.name for stage in stages if wanted.intersection(stage.parameters))
+
+
+def covering(stage: Stage, every: Sequence[Weight], openable: Collection[str]) -> list[str]:
+    """The fewest dotted names that together open exactly what may open of a stage.
+
+    A weight that was found frozen opens only by its full name, and one that must not open is
+    never named by it.
+    """
+    inside = {id(weight.tensor) for weight in every if weight.name in stage.parameters}
+
+    def within(prefix: str) -> bool:
+        return all(
+            id(weight.tensor) in inside
+            for weight in every
+            if any(f"{name}.".startswith(f"{prefix}.") for name in weight.names)
+        )
+
+    names = []
+    for weight in every:
+        if id(weight.tensor) in inside and weight.name in openable:
+            parts = weight.name.split(".")
+            prefixes = [".".join(parts[: end + 1]) for end in range(len(parts))]
+            names.append(next(prefix for prefix in prefixes if within(prefix)))
+    return list(dict.fromkeys(names))
+
+
+def _stages(every: Sequence[Weight], parts: Mapping[str, Iterable[Weight]]) -> tuple[Stage, ...]:
+    """Stages from named lists; within a stage the weights keep the order of the network."""
+    stages = []
+    for name, members in parts.items():
+        ids = {id(weight.tensor) for weight in members}
+        stages.append(Stage.of(name, [w for w in every if id(w.tensor) in ids]))
+    return tuple(stages)
+
+
+def _chosen(
+    network: nn.Layer, every: Sequence[Weight], selectors: Sequence[Selector]
+) -> dict[str, list[Weight]]:
+    if not selectors:
+        raise ValueError('stages=[] names no stage; give "auto" or at least one selector')
+    groups = automatic_stages(network, every)
+    owner: dict[int, str] = {}
+    parts: dict[str, list[Weight]] = {}
+    for selector in selectors:
+        wanted = select(every, selector, groups)
+        if selector == EVERYTHING:
+            wanted = tuple(weight for weight in wanted if id(weight.tensor) not in owner)
+            if not wanted:
+                raise ValueError(
+                    'the stage "*" is what the other stages leave, and they leave nothing; drop it'
+                )
+        name = describe(selector, network)
+        for weight in wanted:
+            if id(weight.tensor) in owner:
+                raise ValueError(_claimed(weight, owner[id(weight.tensor)], name))
+        name = unused_name(name, parts)
+        parts[name] = list(wanted)
+        owner.update((id(weight.tensor), name) for weight in wanted)
+    rest = [weight for weight in every if id(weight.tensor) not in owner]
+    if rest:
+        parts[unused_name(REST, parts)] = rest
+    return parts
+
+
+def _claimed(weight: Weight, first: str, second: str) -> str:
+    if first == EVERYTHING:
+        return f'the stages "*" and {second!r} both claim {weight.name!r}; put "*" last'
+    tied = f" (tied: {' = '.join(weight.names)})" if len(weight.names) > 1 else ""
+    return (
+        f"the stages {first!r} and {second!r} both claim {weight.name!r}{tied}; "
+        "a parameter belongs to one stage"
+    )
+
+
+def _merged(parts: Mapping[str, list[Weight]], number: int) -> dict[str, list[Weight]]:
+    """The head, and the backbone in contiguous groups whose largest is as small as possible."""
+    (head, *names) = parts
+    if not 1 <= number <= len(names):
+        raise ValueError(
+            f"stages={number}: the backbone has {len(names)} stages to merge "
+            f"({', '.join(names)}); give a number from 1 to {len(names)}"
+        )
+    sizes = [sum(weight.numel for weight in parts[name]) for name in names]
+    merged: dict[str, list[Weight]] = {head: list(parts[head])}
+    for first, end in _balanced(sizes, number):
+        group = names[first:end]
+        merged[unused_name(_joint_name(group), merged)] = [w for n in group for w in parts[n]]
+    return merged
+
+
+def _balanced(sizes: Sequence[int], groups: int) -> list[tuple[int, int]]:
+    """Cut a sequence into so many runs, their sum of squares (hence their spread) least.
+
+    >>> _balanced([1, 1, 1, 1, 4], 2)
+    [(0, 4), (4, 5)]
+    """
+    total = [0]
+    for size in sizes:
+        total.append(total[-1] + size)
+    best: list[list[tuple[int, int]]] = [[(0, 0)] + [(-1, 0)] * len(sizes)]
+    for _ in range(groups):
+        before = best[-1]
+        row = [(-1, 0)]
+        for end in range(1, len(sizes) + 1):
+            row.append(
+                min(
+                    (
+                        (before[cut][0] + (total[end] - total[cut]) ** 2, cut)
+                        for cut in range(end)
+                        if before[cut][0] >= 0
+                    ),
+                    default=(-1, 0),
+                )
+            )
+        best.append(row)
+    runs, end = [], len(sizes)
+    for row in reversed(best[1:]):
+        runs.append((row[end][1], end))
+        end = row[end][1]
+    return runs[::-1]
+
+
+def _joint_name(names: Sequence[str]) -> str:
+    """``layers.{8-11}`` for consecutive blocks, otherwise first and last.
+
+    >>> _joint_name(["layers.11", "layers.10"])
+    'layers.{10-11}'
+    """
+    if len(names) == 1:
+        return names[0]
+    ends = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
+    if all(ends) and len({end[1] for end in ends if end}) == 1:
+        numbers = sorted(int(end[2]) for end in ends if end)
+        if numbers == list(range(numbers[0], numbers[-1] + 1)):
+            return f"{ends[0][1]}{{{numbers[0]}-{numbers[-1]}}}"  # type: ignore[index]
+    return f"{names[0]} ... {names[-1]}"

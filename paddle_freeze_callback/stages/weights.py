@@ -1,0 +1,145 @@
+"""What is a weight of a network, and what is not.
+
+A *weight* is a tensor that training may move: it has one identity, however many names lead to
+it. The running statistics of a normalization layer are not weights, although Paddle stores
+BatchNorm's ``_mean`` and ``_variance`` as parameters (with ``stop_gradient=True``): they are
+never counted, never part of a stage, and never opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import paddle
+from paddle import nn
+
+# Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors.
+_STATISTIC_PARAMETERS = (("_mean", "_variance"), ("weight_u", "weight_v"))
+
+
+# How authors name the statistics that they register as buffers.
+_STATISTIC_BUFFER = re.compile(r"_?((running|moving|global)_)?(mean|var|variance)|weight_[uv]")
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """One tensor of a network that may be trained.
+
+    Attributes:
+        name: the first name that leads to it, the one ``named_parameters`` lists.
+        names: every name that leads to it, ``name`` first; more than one if it is tied.
+        tensor: the parameter itself.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    tensor: paddle.Tensor
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        size = 1
+        for side in self.tensor.shape:
+            size *= side
+        return size
+
+    @property
+    def trains(self) -> bool:
+        """Whether it gets gradients now."""
+        return not self.tensor.stop_gradient
+
+
+def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The running statistics that this layer itself (not its sublayers) keeps, by attribute.
+
+    >>> import paddle
+    >>> sorted(running_statistics(paddle.nn.BatchNorm2D(3)))
+    ['_mean', '_variance']
+    >>> running_statistics(paddle.nn.LayerNorm(3))
+    {}
+    """
+    own = dict(layer.named_parameters(include_sublayers=False, remove_duplicate=False))
+    for pair in _STATISTIC_PARAMETERS:
+        if all(name in own and own[name].stop_gradient for name in pair):
+            return {name: own[name] for name in pair}
+    return {
+        name: buffer
+        for name, buffer in layer.named_buffers(include_sublayers=False)
+        if _STATISTIC_BUFFER.fullmatch(name)
+    }
+
+
+def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:
+    """What a forward in training mode may move in this layer itself: statistics and buffers.
+
+    >>> import paddle
+    >>> sorted(moving_state(paddle.nn.utils.spectral_norm(paddle.nn.Linear(2, 2))))
+    ['weight', 'weight_u', 'weight_v']
+    """
+    return {**dict(layer.named_buffers(include_sublayers=False)), **running_statistics(layer)}
+
+
+def layers(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
+    """Every layer with every name that leads to it, the network itself (named ``""``) first."""
+    yield from network.named_sublayers(include_self=True, remove_duplicate=False)
+
+
+def weights(network: nn.Layer) -> tuple[Weight, ...]:
+    """The weights of a network in the order in which it defines them, shared ones once.
+
+    >>> import paddle
+    >>> net = paddle.nn.Sequential(paddle.nn.Linear(2, 3), paddle.nn.BatchNorm1D(3))
+    >>> [weight.name for weight in weights(net)]
+    ['0.weight', '0.bias', '1.weight', '1.bias']
+    """
+    if not isinstance(network, nn.Layer):
+        raise TypeError(
+            f"a network is a paddle.nn.Layer, not {type(network).__name__}"
+            + ("; of a paddle.Model, pass model.network" if hasattr(network, "network") else "")
+        )
+    if not paddle.in_dynamic_mode():
+        raise ValueError(
+            "freezing needs dynamic mode: in a static graph what is frozen is fixed when the graph "
+            "is built. Call paddle.disable_static() before building the network"
+        )
+    found: dict[int, tuple[paddle.Tensor, list[str]]] = {}
+    for path, layer in layers(network):
+        statistics = running_statistics(layer)
+        for own, tensor in layer.named_parameters(include_sublayers=False, remove_duplicate=False):
+            if own not in statistics:
+                name = f"{path}.{own}" if path else own
+                found.setdefault(id(tensor), (tensor, []))[1].append(name)
+    return tuple(Weight(names[0], tuple(names), tensor) for tensor, names in found.values())
+
+
+def trainable_ratio(network: nn.Layer) -> float:
+    """Trainable elements / all elements of a network, each shared tensor counted once.
+
+    Running statistics of normalization layers count on neither side.
+
+    Args:
+        network: the network.
+
+    Returns:
+        A share between 0.0 (all frozen) and 1.0 (all trainable).
+
+    Raises:
+        ValueError: if the network has no weights.
+
+    >>> import paddle
+    >>> net = paddle.nn.Sequential(paddle.nn.Linear(3, 3), paddle.nn.Linear(3, 1))
+    >>> net[0].weight.stop_gradient = True
+    >>> trainable_ratio(net)  # 3 + 3 + 1 of 9 + 3 + 3 + 1
+    0.4375
+    """
+    trainable, total = count(weights(network))
+    if not total:
+        raise ValueError(f"{type(network).__name__} has no parameters")
+    return trainable / total
+
+
+def count(of: tuple[Weight, ...]) -> tuple[int, int]:
+    """Trainable elements and all elements of some weights."""
+    return sum(weight.numel for weight in of if weight.trains), sum(w.numel for w in of)

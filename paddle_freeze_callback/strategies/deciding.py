@@ -1,0 +1,335 @@
+"""Strategies that decide while training: from metrics, from gradients, or by a rule of the user."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from ..checks import boolean, is_number, named, one_of, positive, whole
+from ..words import listing
+from .base import Opening, Strategy
+from .moments import Moment, When
+from .run import Progress, Run
+
+# What the names of metrics tell about which way is better.
+_MORE = frozenset(
+    [
+        "acc",
+        "accuracy",
+        "f1",
+        "auc",
+        "precision",
+        "recall",
+        "score",
+        "bleu",
+        "rouge",
+        "map",
+        "iou",
+        "r2",
+        "corr",
+        "pearson",
+        "spearman",
+        "matthews",
+        "reward",
+        "top1",
+        "top5",
+    ]
+)
+
+
+_LESS = frozenset(["loss", "error", "err", "perplexity", "ppl", "mse", "rmse", "mae", "wer", "cer"])
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """How far a metric-driven schedule has come: what one pass over the evaluations tells."""
+
+    opened: int = 1
+    began: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    waited: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class OnPlateau(Strategy):
+    """The next stage opens when a metric stops improving.
+
+    What has been the best so far counts from the last opening on.
+
+    Source: the early-stopping driven schedules of finetuning-scheduler for Lightning.
+
+    Args:
+        metric: its name, as the loop logs it: ``"eval_accuracy"`` in a Trainer, ``"acc"`` in
+            ``paddle.Model.fit``.
+        patience: after so many evaluations in a row without an improvement the next opens.
+        min_delta: an improvement is a change by more than this.
+        mode: ``"max"`` if more is better, ``"min"`` if less is; by default told by the name.
+        max_wait: the longest time until the next opens, however much the metric improves.
+        restore_best: load the weights of the best evaluation since the last opening before the
+            next stage opens. The optimizer's moments stay as they are.
+
+    >>> rule = OnPlateau("eval_accuracy", patience=1)
+    >>> def noted(step, value):
+    ...     return step, {"metric": "eval_accuracy", "value": value}
+    >>> seen = (noted(10, 0.7), noted(20, 0.8), noted(30, 0.8))
+    >>> now = Progress(30, Run.of(total_steps=100), decisions=seen)
+    >>> rule.open_stages(now, ["head", "top", "bottom"])
+    ('head', 'top')
+    """
+
+    name: ClassVar[str] = "on_plateau"
+    decides: ClassVar[bool] = True
+    needs_evaluation: ClassVar[bool] = True
+    needs_record: ClassVar[bool] = True
+    metric: str
+    patience: int = 2
+    min_delta: float = 0.0
+    mode: str | None = None
+    max_wait: When | None = None
+    restore_best: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise TypeError(f"metric={self.metric!r} must be a name, such as 'eval_accuracy'")
+        whole("patience", self.patience, 1)
+        if not is_number(self.min_delta) or not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"min_delta={self.min_delta!r} must be a number from 0")
+        if self.mode is not None:
+            one_of("mode", self.mode, ("max", "min"))
+        elif _better(self.metric) is None:
+            raise ValueError(
+                f"mode: whether more or less of {self.metric!r} is better cannot be told from its "
+                "name; give mode='max' or mode='min'"
+            )
+        if self.max_wait is not None:
+            named("max_wait", Moment.length, self.max_wait)
+        boolean("restore_best", self.restore_best)
+
+    def check(self, run: Run, stages: Sequence[str]) -> None:
+        if self.max_wait is not None:
+            try:
+                run.after(0, Moment.of(self.max_wait))
+            except ValueError as error:
+                raise ValueError(f"max_wait: {error}") from None
+
+    def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
+        """Note the metric's value, if this evaluation has it."""
+        value = progress.metrics.get(self.metric)
+        if value is None or not is_number(value):
+            return None
+        return {"metric": self.metric, "value": float(value)}
+
+    def understands(self, note: Any) -> bool:
+        return isinstance(note, Mapping) and note.get("metric") == self.metric
+
+    def unknown_metric(self, seen: Mapping[str, Any]) -> str:
+        near = difflib.get_close_matches(self.metric, seen, n=1, cutoff=0.4)
+        if self.metric in seen:
+            why = f"is no number but {type(seen[self.metric]).__name__}"
+        else:
+            listed = ", ".join(sorted(seen)) or "none at all"
+            why = f"is none of the metrics of this evaluation: {listed}"
+        hint = f"; did you mean {near[0]!r}?" if near and self.metric not in seen else ""
+        return f"metric={self.metric!r} {why}{hint}"
+
+    def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
+        return tuple(stages[: self._phase(progress, len(stages)).opened])
+
+    def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
+        phase = self._phase(progress, len(stages))
+        return None if phase.opened == len(stages) else self._deadline(progress.run, phase)
+
+    def best_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
+        return self._phase(progress, len(stages), due=progress.step - 1).best_step
+
+    def _phase(self, progress: Progress, count: int, due: int | None = None) -> _Phase:
+        """Where it stands, after openings by the longest wait up to the step ``due``."""
+        phase = _Phase()
+        for step, note in progress.decisions:
+            if step > progress.step:
+                break
+            # What is due at the very step of an evaluation follows it.
+            phase = self._overdue(progress.run, phase, step - 1, count)
+            phase = self._seen(phase, step, note["value"], count)
+        return self._overdue(progress.run, phase, progress.step if due is None else due, count)
+
+    def _seen(self, phase: _Phase, step: int, value: float, count: int) -> _Phase:
+        """The phase after an evaluation."""
+        sign = 1 if (self.mode or _better(self.metric)) == "max" else -1
+        better = not math.isnan(value) and (
+            phase.best is None or sign * (value - phase.best) > self.min_delta
+        )
+        if better:
+            return replace(phase, best=value, best_step=step, waited=0)
+        if phase.waited + 1 >= self.patience and phase.opened < count:
+            return _Phase(phase.opened + 1, step)
+        return replace(phase, waited=phase.waited + 1)
+
+    def _overdue(self, run: Run, phase: _Phase, step: int, count: int) -> _Phase:
+        """The phase after all openings that the longest wait has brought by this step."""
+        while phase.opened < count:
+            due = self._deadline(run, phase)
+            if due is None or due > step:
+                break
+            phase = _Phase(phase.opened + 1, due)
+        return phase
+
+    def _deadline(self, run: Run, phase: _Phase) -> int | None:
+        return None if self.max_wait is None else run.after(phase.began, Moment.of(self.max_wait))
+
+
+def _better(metric: str) -> str | None:
+    """Whether more or less of a metric is better, as far as its name tells.
+
+    >>> _better("eval_accuracy"), _better("eval_loss"), _better("eval_x")
+    ('max', 'min', None)
+    """
+    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
+    more, less = words & _MORE, words & _LESS
+    return None if bool(more) == bool(less) else "max" if more else "min"
+
+
+@dataclass(frozen=True, repr=False)
+class ByGradient(Strategy):
+    """Everything trains at first; stages whose gradients have become small freeze for good.
+
+    At set moments the relative gradient norm of each open stage, norm of gradient / norm of
+    weights, is measured in one optimizer step. A stage stays open if its value is at least
+    ``threshold`` times the largest. Being relative, it does not depend on the scale of the loss.
+
+    Sources: Lee et al. 2023, "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts"
+    (the criterion, Auto-RGN, used there to scale rates); Liu et al. 2021, "AutoFreeze:
+    Automatically Freezing Model Blocks to Accelerate Fine-tuning" (freezing by gradient norms).
+
+    In data-parallel training the gradients of rank 0's share of the batch decide for all.
+    ``schedule.as_explicit()`` gives the decisions as a schedule to replay.
+
+    Args:
+        every: time between two measurements; the first comes after one such time.
+        threshold: share of the largest value, over 0 and up to 1.
+
+    >>> seen = ((10, {"gradients": {"head": 0.5, "top": 0.2, "bottom": 0.01}}),)
+    >>> now = Progress(10, Run.of(total_steps=100), decisions=seen)
+    >>> ByGradient(threshold=0.1).open_stages(now, ["head", "top", "bottom"])
+    ('head', 'top')
+    """
+
+    name: ClassVar[str] = "by_gradient"
+    measures: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
+    needs_record: ClassVar[bool] = True
+    every: When = "10%"
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        named("every", Moment.length, self.every)
+        positive("threshold", self.threshold, "0.1, a share of the largest")
+        if self.threshold > 1:
+            raise ValueError(f"threshold={self.threshold!r} is a share of the largest: at most 1")
+
+    def check(self, run: Run, stages: Sequence[str]) -> None:
+        run.passed(Moment.of(self.every), 0)
+
+    def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
+        names = tuple(stages)
+        for step, note in progress.decisions:
+            if step <= progress.step:
+                measured = note["gradients"]
+                finite = [value for value in measured.values() if math.isfinite(value)]
+                least = self.threshold * max(finite, default=0.0)
+                names = tuple(name for name in names if measured.get(name, math.inf) >= least)
+        return names
+
+    def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
+        if self.samples_gradients(progress, stages):
+            return progress.step + 1
+        every = Moment.of(self.every)
+        index = progress.run.passed(every, progress.step) + 1
+        return progress.run.step_of(Moment(every.value * index, every.unit))
+
+    def samples_gradients(self, progress: Progress, stages: Sequence[str]) -> bool:
+        every = Moment.of(self.every)
+        index = progress.run.passed(every, progress.step)
+        moment = progress.run.step_of(Moment(every.value * index, every.unit))
+        return index > 0 and moment == progress.step
+
+    def decide_from_gradients(self, relative_norms: Mapping[str, float]) -> Any:
+        """Note them, unless they say nothing (a step that loss scaling skips)."""
+        values = relative_norms.values()
+        if any(math.isnan(value) for value in values) or not any(values):
+            return None
+        return {"gradients": dict(relative_norms)}
+
+    def understands(self, note: Any) -> bool:
+        return isinstance(note, Mapping) and "gradients" in note
+
+
+@dataclass(frozen=True, repr=False)
+class Custom(Strategy):
+    """A rule of the user's own: ``strategy=`` takes the function itself.
+
+    Args:
+        rule: takes a :class:`Progress`, gives the names of the open stages (or one name). It is
+            asked before every optimizer step and must follow from the progress alone. Its
+            ``metrics`` are those evaluated so far, also after a resume.
+
+    >>> rule = Custom(lambda progress: progress.stages[: 1 + progress.epoch])
+    >>> now = Progress(10, Run.of(epochs=3, steps_per_epoch=10), stages=("head", "top", "bottom"))
+    >>> rule.open_stages(now, now.stages)
+    ('head', 'top')
+    """
+
+    name: ClassVar[str] = "custom"
+    decides: ClassVar[bool] = True
+    foreign: ClassVar[bool] = True
+    rule: Callable[[Progress], Any]
+
+    def check(self, run: Run, stages: Sequence[str]) -> None:
+        self.open_stages(Progress(0, run, stages=tuple(stages)), stages)
+
+    def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
+        seen: dict[str, Any] = {}
+        for step, note in progress.decisions:
+            if step <= progress.step:
+                seen.update(note["metrics"])
+        names = self.rule(replace(progress, metrics=seen, stages=tuple(stages)))
+        names = [names] if isinstance(names, str) else names
+        what = getattr(self.rule, "__name__", repr(self.rule))
+        if not isinstance(names, Iterable):
+            raise TypeError(
+                f"{what} gave {names!r} at step {progress.step}, not the names of the open stages"
+            )
+        names = list(names)
+        for name in names:
+            if name not in stages:
+                near = difflib.get_close_matches(str(name), stages, n=2)
+                hint = f"did you mean {' or '.join(near)}?" if near else listing(stages)
+                raise ValueError(
+                    f"{what} gave the stage {name!r} at step {progress.step}, which is not one "
+                    f"of the {len(stages)} that it decides about; {hint}"
+                )
+        if not names:
+            raise ValueError(
+                f"nothing would train from step {progress.step} on: {what} gave no stage; "
+                "keep one open at every moment"
+            )
+        return tuple(name for name in stages if name in names)
+
+    def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
+        return progress.step + 1
+
+    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+        return [(0, frozenset(self.open_stages(Progress(0, run), stages)))]
+
+    def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
+        """Note all metrics that are numbers."""
+        found = {n: float(v) for n, v in progress.metrics.items() if is_number(v)}
+        return {"metrics": found} if found else None
+
+    def understands(self, note: Any) -> bool:
+        return isinstance(note, Mapping) and "metrics" in note

@@ -1,0 +1,178 @@
+"""Strategies that change every so often, for as long as the run lasts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..checks import named, one_of, whole
+from ..words import listing
+from .base import NamesOf, Strategy
+from .moments import Moment, When
+from .run import Progress, Run
+
+
+def _enough(strategy: Any, among: Sequence[str], besides: str) -> None:
+    if strategy.k > len(among):
+        raise ValueError(
+            f"k={strategy.k} stages cannot be open at a time: there are {len(among)}{besides} "
+            f"({listing(among) or 'none'}); "
+            + (f"give k from 1 to {len(among)}" if among else "give the network more stages")
+        )
+
+
+class _Periodic(Strategy):
+    """A strategy that changes every so often, for as long as the run lasts."""
+
+    every: When
+
+    def _period(self, index: int, stages: Sequence[str]) -> frozenset[str]:
+        """What is open in the period with this index, from 0."""
+        raise NotImplementedError
+
+    def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
+        names = self._period(progress.run.passed(Moment.of(self.every), progress.step), stages)
+        return tuple(name for name in stages if name in names)
+
+    def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
+        every = Moment.of(self.every)
+        index = progress.run.passed(every, progress.step) + 1
+        return progress.run.step_of(Moment(every.value * index, every.unit))
+
+
+@dataclass(frozen=True, repr=False)
+class RandomStages(_Periodic):
+    """LISA: ``k`` random stages train at a time, redrawn every so often.
+
+    The draw follows from the seed and the number of the period alone: the same on every rank
+    and after a resume. The optimizer's state of what freezes is dropped, which is what saves
+    memory; ``FreezeSchedule(free_optimizer_state=False)`` keeps it.
+
+    Source: Pan et al. 2024, "LISA: Layerwise Importance Sampling for Memory-Efficient Large
+    Language Model Fine-Tuning".
+
+    Args:
+        k: how many stages are drawn, besides those always open.
+        every: how long they stay open.
+        always: stages that are open all the time: names or selectors. ``"head"`` and
+            ``"embeddings"`` mean the first and the last stage, whatever their names.
+        seed: another seed, another sequence of draws.
+
+    >>> rule = RandomStages(k=1, every="10 steps")
+    >>> for step in (0, 10, 20):
+    ...     now = Progress(step, Run.of(total_steps=30))
+    ...     print(rule.open_stages(now, ["head", "layer2", "layer1", "layer0", "embeddings"]))
+    ('head', 'layer1', 'embeddings')
+    ('head', 'layer0', 'embeddings')
+    ('head', 'layer0', 'embeddings')
+    """
+
+    name: ClassVar[str] = "random_stages"
+    frees_state: ClassVar[bool] = True
+    k: int = 2
+    every: When = "20 steps"
+    always: Sequence[Any] = ("head", "embeddings")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("k", self.k, 1)
+        whole("seed", self.seed, 0)
+        named("every", Moment.length, self.every)
+        if not isinstance(self.always, (list, tuple)):
+            raise TypeError(
+                f'always={self.always!r} must be a list of stages, such as ["head", "embeddings"]'
+            )
+        object.__setattr__(self, "always", tuple(self.always))  # hashable, and nobody's list
+
+    def with_stages(self, names_of: NamesOf, stages: Sequence[str]) -> RandomStages:
+        names: list[str] = []
+        for one in self.always:
+            try:
+                role = _role(one, stages)
+                names += names_of(one) if role is None else [role]
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"always: {error}") from None
+        return _Settled(self.k, self.every, names, self.seed)
+
+    def check(self, run: Run, stages: Sequence[str]) -> None:
+        run.passed(Moment.of(self.every), 0)
+        _enough(self, self._drawn(stages), " to draw from, besides those always open")
+
+    def _drawn(self, stages: Sequence[str]) -> list[str]:
+        always = [_role(one, stages) or one for one in self.always]
+        return [name for name in stages if name not in always]
+
+    def _period(self, index: int, stages: Sequence[str]) -> frozenset[str]:
+        among = self._drawn(stages)
+
+        # Not random.sample(): its draws may change between versions of Python.
+        def lot(name: str) -> bytes:
+            return hashlib.blake2b(f"{self.seed}/{index}/{name}".encode()).digest()
+
+        closed = sorted(among, key=lot)[self.k :]
+        return frozenset(stages).difference(closed)
+
+
+def _role(one: Any, stages: Sequence[str]) -> str | None:
+    """The stage that has this role, or this name."""
+    if not isinstance(one, str):
+        return None
+    return one if one in stages else {"head": stages[0], "embeddings": stages[-1]}.get(one)
+
+
+@dataclass(frozen=True, repr=False)
+class _Settled(RandomStages):
+    """The same when it is settled which stages are always open, be they among those drawn or not.
+
+    Without this, the lowest block would take the part of embeddings that stay frozen.
+    """
+
+    def _drawn(self, stages: Sequence[str]) -> list[str]:
+        return [name for name in stages if name not in self.always]
+
+
+@dataclass(frozen=True, repr=False)
+class Cyclic(_Periodic):
+    """Block coordinate descent: the stages train in turn, ``k`` at a time, round and round.
+
+    The head is one of them. The optimizer's state of what freezes is dropped, which is what
+    saves memory; ``FreezeSchedule(free_optimizer_state=False)`` keeps it.
+
+    Source: Luo et al. 2024, "BAdam: A Memory Efficient Full Parameter Optimization Method for
+    Large Language Models".
+
+    Args:
+        k: how many stages are open at a time.
+        every: how long they stay open; BAdam's K.
+        order: ``"descending"``: from the head to the input; ``"ascending"``: the other way.
+
+    >>> rule = Cyclic(k=2, every="5 steps")
+    >>> for step in (0, 5, 10):
+    ...     now = Progress(step, Run.of(total_steps=15))
+    ...     print(rule.open_stages(now, ["head", "top", "bottom"]))
+    ('head', 'top')
+    ('head', 'bottom')
+    ('top', 'bottom')
+    """
+
+    name: ClassVar[str] = "cyclic"
+    frees_state: ClassVar[bool] = True
+    k: int = 1
+    every: When = "100 steps"
+    order: str = "descending"
+
+    def __post_init__(self) -> None:
+        whole("k", self.k, 1)
+        named("every", Moment.length, self.every)
+        one_of("order", self.order, ("descending", "ascending"))
+
+    def check(self, run: Run, stages: Sequence[str]) -> None:
+        run.passed(Moment.of(self.every), 0)
+        _enough(self, stages, " stages")
+
+    def _period(self, index: int, stages: Sequence[str]) -> frozenset[str]:
+        ordered = stages if self.order == "descending" else stages[::-1]
+        first = index * self.k
+        return frozenset(ordered[(first + i) % len(ordered)] for i in range(self.k))

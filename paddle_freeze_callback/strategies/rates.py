@@ -1,0 +1,165 @@
+"""How fast each stage trains: learning-rate multipliers per stage, and their ramps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import named, one_of, positive
+from ..words import EVERYTHING
+from .moments import Moment, When
+from .run import Run
+
+SHAPES = ("linear", "cosine")
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """What the user says about the stages' learning rates.
+
+    Attributes:
+        lr_decay: each stage below the head gets the multiplier of the one above it, divided by
+            this.
+        lr: multipliers by stage or selector; they take the place of what ``lr_decay`` gives.
+            ``"*"`` stands for the stages that no other key means.
+        warmup: how long a newly opened stage ramps up to its multiplier.
+        warmup_shape: ``"linear"`` or ``"cosine"``.
+        hold: how long stages that are open already ramp up again when another opens.
+    """
+
+    lr_decay: float = 1.0
+    lr: Mapping[Any, float] | None = None
+    warmup: When | None = None
+    warmup_shape: str = "linear"
+    hold: When | None = None
+
+    def __post_init__(self) -> None:
+        positive("lr_decay", self.lr_decay, "2.6, ULMFiT's")
+        if self.lr is not None:
+            if not isinstance(self.lr, Mapping):
+                raise TypeError(
+                    f"lr={self.lr!r} is no mapping from stages to multipliers, "
+                    'such as {"head": 1.0, "*": 0.1}'
+                )
+            if not self.lr:
+                raise ValueError('lr={} says nothing; give {"head": 1.0, "*": 0.1} or leave it out')
+            object.__setattr__(self, "lr", dict(self.lr))  # nobody else's
+            if EVERYTHING in self.lr and self.lr_decay != 1:
+                raise ValueError(
+                    f"lr_decay={self.lr_decay!r} and lr={{'*': ...}} contradict each other: the "
+                    "latter says the multiplier of every stage that no other key means; drop one"
+                )
+            for key, value in self.lr.items():
+                positive(f"lr[{key!r}]", value, "0.1; what must not train at all is frozen")
+        for name in ("warmup", "hold"):
+            if getattr(self, name) is not None:
+                named(name, Moment.length, getattr(self, name))
+        one_of("warmup_shape", self.warmup_shape, SHAPES)
+        if self.warmup_shape != "linear" and self.warmup is None and self.hold is None:
+            raise ValueError(
+                f"warmup_shape={self.warmup_shape!r} has nothing to shape; give warmup= or hold="
+            )
+
+    @property
+    def neutral(self) -> bool:
+        """Whether every stage simply trains at the optimizer's rate."""
+        return self.lr_decay == 1 and not self.lr and self.warmup is None and self.hold is None
+
+    def multipliers(
+        self, depths: Mapping[str, int], names_of: Callable[[Any], Sequence[str]]
+    ) -> dict[str, float]:
+        """The multiplier of each stage, ramps aside.
+
+        Args:
+            depths: how many stages lie above each, 0 for the head.
+            names_of: the stages that a selector means.
+
+        Raises:
+            ValueError: if two keys of ``lr`` mean one stage, or a selector fits nothing.
+
+        >>> LearningRates(lr_decay=2).multipliers({"head": 0, "top": 1}, lambda key: [key])
+        {'head': 1.0, 'top': 0.5}
+        """
+        rates = {name: float(self.lr_decay) ** -depth for name, depth in depths.items()}
+        said: dict[str, Any] = {}
+        for key, value in (self.lr or {}).items():
+            if key == EVERYTHING:
+                continue
+            try:
+                names = names_of(key)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"lr: {error}") from None
+            for name in names:
+                if name in said:
+                    raise ValueError(
+                        f"lr: both {said[name]!r} and {key!r} mean the stage {name!r}; "
+                        "say its multiplier once"
+                    )
+                said[name] = key
+                rates[name] = float(value)
+        if self.lr and EVERYTHING in self.lr:
+            for name in set(depths).difference(said):
+                rates[name] = float(self.lr[EVERYTHING])
+        return rates
+
+    def check(self, run: Run) -> None:
+        """Refuse a ramp whose length the run cannot tell.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        for name in ("warmup", "hold"):
+            self._steps(name, run)
+
+    def window(self, run: Run) -> int:
+        """After how many steps every ramp is over."""
+        return max(self._steps("warmup", run), self._steps("hold", run))
+
+    def ramps(
+        self, step: int, run: Run, openings: Mapping[str, int], latest: int = 0
+    ) -> dict[str, float]:
+        """The factors below 1 that ramps give after so many steps, by stage.
+
+        In the n-th of N steps of a linear ramp the factor is n / N; of a cosine one,
+        (1 - cos(pi n / N)) / 2. What the run begins with does not ramp: there the scheduler's own
+        warm-up is at work.
+
+        Args:
+            step: optimizer steps done.
+            run: the run.
+            openings: at which step each of the open stages opened; 0 for those that were open
+                from the beginning.
+            latest: the last step at which any stage opened, be it open still or not.
+
+        >>> LearningRates(warmup="4 steps").ramps(11, Run.of(total_steps=99), {"a": 0, "b": 10})
+        {'b': 0.5}
+        """
+        factors: dict[str, float] = {}
+        latest = max([latest, *openings.values()])
+        for name, opened in openings.items():
+            factor = 1.0
+            if opened:
+                factor = self._ramp(step - opened, self._steps("warmup", run))
+            if opened < latest:
+                factor = min(factor, self._ramp(step - latest, self._steps("hold", run)))
+            if factor < 1:
+                factors[name] = factor
+        return factors
+
+    def _steps(self, name: str, run: Run) -> int:
+        """The length of a ramp in steps; 0 for none."""
+        length = getattr(self, name)
+        if length is None:
+            return 0
+        try:
+            return math.ceil(run.steps(Moment.of(length)))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def _ramp(self, done: int, steps: int) -> float:
+        if done + 1 >= steps:
+            return 1.0
+        share = (done + 1) / steps
+        return share if self.warmup_shape == "linear" else (1 - math.cos(math.pi * share)) / 2

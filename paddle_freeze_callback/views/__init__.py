@@ -1,0 +1,7 @@
+"""How do people see it?"""
+
+from __future__ import annotations
+
+from .preview import Phase, Preview, StagePreview, preview
+
+__all__ = ["Phase", "Preview", "StagePreview", "preview"]

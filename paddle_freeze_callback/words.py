@@ -1,0 +1,52 @@
+"""How we say things: lists of names, near misses, sizes, shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+#: The selector that means everything, or all that no other one means.
+EVERYTHING = "*"
+
+
+def listing(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row, the middle left out if they are many.
+
+    >>> listing(["a", "b", "c", "d", "e", "f"])
+    'a, b ... f (6 stages)'
+    """
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} stages)"
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """The end of a sentence that names near misses; empty if there are none.
+
+    >>> did_you_mean(["a", "b"])
+    '; did you mean a or b?'
+    """
+    shown = " or ".join(names)
+    return f"; did you mean {shown}?" if shown else ""
+
+
+def size_text(count: float) -> str:
+    """Bytes in the unit that reads best.
+
+    >>> size_text(2048), size_text(3 * 2**20), size_text(0)
+    ('2.0 KB', '3.0 MB', '0')
+    """
+    for unit, name in ((2**30, "GB"), (2**20, "MB"), (2**10, "KB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} B" if count else "0"
+
+
+def percent(share: float) -> str:
+    """A share, small ones with the digits that they need.
+
+    >>> percent(0.5), percent(0.00012), percent(0)
+    ('50 %', '0.012 %', '0 %')
+    """
+    if share >= 0.1 or not share:
+        return f"{100 * share:.0f} %"
+    return f"{100 * share:.2g} %"

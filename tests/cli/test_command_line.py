@@ -1,0 +1,536 @@
+"""The command line: what it prints, what it refuses, and that what it writes says the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import paddle
+import pytest
+import yaml
+from networks import ConvNet
+from trainers import tiny_bert
+
+from paddle_freeze_callback import Cyclic, FreezeSchedule, Gradual, HeadThenAll, RandomStages
+from paddle_freeze_callback.cli.main import main
+from paddle_freeze_callback.cli.models import load_model
+from paddle_freeze_callback.cli.written import written_out
+from paddle_freeze_callback.strategies.by_name import STRATEGIES
+
+CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 30,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
+
+NETS = """
+import paddle
+from paddle import nn
+
+print("this module talks")
+
+class Net(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(4, 8)
+        self.fc10 = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 2)
+
+def build():
+    print("so does its function")
+    return Net()
+
+def wrapped():
+    return paddle.Model(Net())
+
+def number():
+    return 3
+
+def broken():
+    raise RuntimeError("no disk left\\nat all")
+
+def wants_more(size):
+    return Net()
+
+constant = 3
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """A module of the current folder; its name is new for each test, as modules are kept."""
+    name = "nets_" + re.sub(r"\W", "_", tmp_path.name)
+    (tmp_path / f"{name}.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield name
+    sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A folder with a configuration."""
+
+    def make(**entries):
+        folder = tmp_path / "bert"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({**CONFIG, **entries}))
+        return str(folder)
+
+    return make
+
+
+def mistake(capsys, *words) -> str:
+    """The one line that a command with a mistake says; nothing is on the standard output."""
+    assert main([str(word) for word in words]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    last = said.err.strip().splitlines()[-1]
+    assert last.startswith("paddle-freeze: error: ")
+    assert "Traceback" not in said.err
+    return last.partition("error: ")[2]
+
+
+def wrong(capsys, *words) -> str:
+    """What a wrong command line is answered with."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- plan
+
+
+def test_plan_prints_the_preview_of_the_schedule(capsys, nets):
+    assert main(["plan", f"{nets}:build", "--every", "1 epoch", "--lr-decay", "2"]) == 0
+    network = load_model(f"{nets}:build")
+    capsys_out = capsys.readouterr().out
+    table = FreezeSchedule(every="1 epoch", lr_decay=2).preview(
+        network, epochs=3, steps_per_epoch=100
+    )
+    assert str(table).strip() in capsys_out
+    assert "this module talks" not in capsys_out.replace(str(table), "")
+    assert [phase.step for phase in table.phases] == [0, 100, 200]
+
+
+def test_the_length_of_the_run_is_counted(capsys):
+    words = ["plan", "paddle.vision:LeNet", "--strategy", "head_then_all", "--at", "50%"]
+    assert main([*words, "--epochs", "0.5", "--steps-per-epoch", "80"]) == 0
+    table = FreezeSchedule(strategy=HeadThenAll("50%")).preview(
+        paddle.vision.models.LeNet(), epochs=0.5, steps_per_epoch=80
+    )
+    assert table.phases[1].step == 20
+    assert str(table).strip() in capsys.readouterr().out
+
+
+def test_a_number_of_stages_merges_the_backbone(capsys):
+    assert main(["plan", "paddle.vision:resnet18", "--stages", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "head" in shown
+    assert "layer4" in shown
+    assert "layer3 ... stem" in shown
+
+
+def test_a_file_of_options_takes_the_place_of_flags(capsys, tmp_path, nets):
+    file = tmp_path / "s.yaml"
+    file.write_text("stages: [head, fc10, fc1]\nevery: 10 steps\n")
+    assert main(["plan", f"{nets}:build", "--config", str(file)]) == 0
+    table = FreezeSchedule(stages=["head", "fc10", "fc1"], every="10 steps").preview(
+        load_model(f"{nets}:build"), epochs=3, steps_per_epoch=100
+    )
+    assert str(table).strip() in capsys.readouterr().out
+
+
+def test_flags_beside_a_file_are_refused(capsys, tmp_path, nets):
+    said = mistake(capsys, "plan", f"{nets}:build", "--config", "s.yaml", "--lr-decay", "2")
+    assert said == "--lr-decay and --config contradict each other; write lr_decay into s.yaml"
+
+
+# ---------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "ernie-3.0-medium-zh"])
+def test_a_name_that_paddlenlp_has_a_configuration_of_becomes_a_classifier(name):
+    network = load_model(name)
+    assert type(network).__name__.endswith("ForSequenceClassification")
+    assert len([one for one, _ in network.named_sublayers() if one.endswith("linear1")]) in (6, 12)
+
+
+def test_a_folder_without_architectures_becomes_a_classifier(bert):
+    assert type(load_model(bert())).__name__ == "BertForSequenceClassification"
+    assert type(load_model(bert(architectures=["BertModel"]))).__name__ == (
+        "BertForSequenceClassification"
+    )
+
+
+def test_the_architecture_that_a_configuration_names_is_built(bert):
+    network = load_model(bert(architectures=["BertForTokenClassification"], num_labels=5))
+    assert type(network).__name__ == "BertForTokenClassification"
+    assert network.classifier.weight.shape == [8, 5]
+
+
+def test_weights_beside_a_configuration_are_not_read(capsys, tmp_path, bert):
+    folder = bert()
+    (tmp_path / "bert" / "model_state.pdparams").write_text("no weights at all")
+    assert main(["plan", folder]) == 0
+    assert "encoder.layers.1" in capsys.readouterr().out
+
+
+def test_a_folder_without_configuration_says_what_it_has(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    said = mistake(capsys, "plan", tmp_path)
+    assert said == f"the folder {tmp_path} has no config.json; it has notes.txt"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json is not JSON: "),
+        ("[]", "config.json must hold a mapping, not list"),
+        ("{}", "knows no such model: architectures None, no model_type"),
+        ('{"architectures": ["BertForSequenceClasification"]}', "did you mean BertForSeq"),
+        ('{"model_type": "bertt"}', "or bert"),
+        ('{"model_type": "bert", "hidden_size": 7}', "BertForSequenceClassification cannot be"),
+    ],
+)
+def test_a_broken_configuration_is_named(capsys, tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    assert message in mistake(capsys, "plan", tmp_path)
+
+
+def test_an_unknown_name_shows_the_nearest_that_are_known(capsys, monkeypatch):
+    from paddlenlp.transformers import AutoConfig
+
+    def offline(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
+    said = mistake(capsys, "plan", "bert-base-uncase")
+    assert re.match(
+        r"MODEL 'bert-base-uncase' is no folder, none of the \d+ models that PaddleNLP has a "
+        r"configuration of, and its config.json cannot be downloaded \(OSError\); "
+        r"did you mean bert-base-uncased or ",
+        said,
+    )
+    assert "did you mean paddle.vision:resnet50?" in mistake(capsys, "plan", "resnet50")
+
+
+def test_a_folder_that_is_not_there_is_no_name(capsys):
+    assert mistake(capsys, "plan", "./nowhere") == "MODEL './nowhere': there is no such folder"
+
+
+def test_a_file_is_no_model(capsys, bert):
+    said = mistake(capsys, "plan", bert() + "/config.json")
+    assert said.endswith("is a file; give the folder that holds config.json, or module:factory")
+
+
+def test_without_paddlenlp_a_name_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "paddlenlp", None)
+    monkeypatch.delitem(sys.modules, "paddlenlp.transformers", raising=False)
+    said = mistake(capsys, "plan", "bert-base-uncased")
+    assert said.startswith("a model by name or folder needs PaddleNLP, which is not installed; ")
+    assert "pip install 'paddle-freeze-callback[nlp]'" in said
+
+
+def test_an_unknown_model_of_paddle_vision_shows_near_misses(capsys):
+    said = mistake(capsys, "plan", "paddle.vision:resnet51")
+    assert said.startswith("paddle.vision.models has no 'resnet51'; did you mean paddle.vision:res")
+    assert "resnet50" in said
+    said = mistake(capsys, "plan", "paddle.vision:zzz")
+    assert re.search(r"has no 'zzz'; it has .*\bresnet18, .*\bLeNet\b", said)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("buildd", "has no 'buildd'; did you mean {m}:build?"),
+        ("broken", "{m}:broken, called without arguments, failed: RuntimeError: no disk left at"),
+        ("wants_more", "called without arguments, failed: TypeError: wants_more() missing 1"),
+        ("number", "{m}:number gave int, not a paddle.nn.Layer"),
+        ("wrapped", "{m}:wrapped gave Model, not a paddle.nn.Layer; take .network of a paddle."),
+        ("constant", "{m}:constant is int; it must be a function without arguments that gives"),
+        ("", "write module:factory, such as paddle.vision:resnet50"),
+    ],
+)
+def test_a_factory_that_gives_no_network_is_named(capsys, nets, factory, message):
+    assert message.format(m=nets) in mistake(capsys, "plan", f"{nets}:{factory}")
+
+
+def test_a_module_that_is_not_there_shows_near_misses(capsys, nets):
+    said = mistake(capsys, "plan", f"{nets}x:build")
+    assert said == (
+        f"there is no module '{nets}x', neither here nor installed; did you mean {nets}:build?"
+    )
+
+
+def test_a_module_that_cannot_be_imported_says_why(capsys, tmp_path, nets):
+    (tmp_path / f"{nets}_bad.py").write_text("import not_there_at_all")
+    said = mistake(capsys, "plan", f"{nets}_bad:build")
+    assert said == (
+        f"the module '{nets}_bad' cannot be imported: No module named 'not_there_at_all'"
+    )
+    (tmp_path / f"{nets}_worse.py").write_text("def build(:")
+    assert "cannot be imported: SyntaxError" in mistake(capsys, "plan", f"{nets}_worse:build")
+
+
+# ---------------------------------------------------------------- mistakes in options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--strategy", "gradul"], "--strategy: unknown strategy 'gradul'; did you mean 'gradual'"),
+        (["--every", "1 epch"], "--every: '1 epch' is no moment of the run"),
+        (["--strategy", "head_only", "--every", "1"], "--every: belongs to the strategies"),
+        (["--strategy", "explicit"], "explicit needs unfreeze_at, for which there is no flag"),
+        (["--stages", "40"], "stages=40: the backbone has"),
+        (["--lr-decay", "-1"], "--lr-decay: "),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(capsys, words, message):
+    assert message in mistake(capsys, "plan", "paddle.vision:LeNet", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "COMMAND"),
+        (["plam", "m"], "invalid choice: 'plam'"),
+        (["plan"], "required: MODEL"),
+        (["plan", "m", "--epochs", "0"], "argument --epochs: '0' is no whole number from 1 on"),
+        (["plan", "m", "--epochs", "nan"], "argument --epochs: 'nan' is no positive number"),
+        (["plan", "m", "--steps-per-epoch", "1.5"], "--steps-per-epoch: '1.5' is no whole number"),
+        (["plan", "m", "--stages", "fc"], 'neither "auto" nor a number from 1 on; selectors'),
+        (["plan", "--yaml", "m"], "put --yaml without a file after MODEL"),
+        (["plan", "m", "--lr", "2"], "unrecognized arguments: --lr 2"),
+        (["plot", "m"], "required: -o/--output"),
+        (["check", "s.yaml"], "required: MODEL"),
+    ],
+)
+def test_a_wrong_command_line_has_status_two(capsys, words, message):
+    assert message in wrong(capsys, *words)
+
+
+@pytest.mark.parametrize("words", [[], ["plan"], ["plot"], ["check"]])
+def test_help_has_examples_models_and_exit_status(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for part in ("examples\n", "paddle.vision:resnet50", "my_module:build", "exit status", "  2  "):
+        assert part in shown
+    assert "%(" not in shown
+    if words:
+        assert "(default: 3)" in shown
+        assert "(default: 100, which is a guess" in " ".join(shown.split())
+    if words in (["plan"], ["plot"]):
+        assert all(name in " ".join(shown.split()) for name in STRATEGIES)
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_check_prints_what_a_file_would_do(capsys, tmp_path, nets):
+    file = tmp_path / "s.json"
+    file.write_text('{"unfreeze_at": {"0": "head", "50%": "*"}}')
+    assert main(["check", str(file), f"{nets}:build", "--epochs", "4"]) == 0
+    table = FreezeSchedule(unfreeze_at={0: "head", "50%": "*"}).preview(
+        load_model(f"{nets}:build"), epochs=4, steps_per_epoch=100
+    )
+    assert str(table).strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("s.yaml", "unfreeze_at: {0: fc11, 1: '*'}", "s.yaml does not fit {m}:build: selector 'fc11"
+         "' matches no parameter or layer; did you mean 'fc1', 'fc10'"),
+        ("s.yaml", "evry: 1", "s.yaml: unknown option 'evry'; did you mean every"),
+        ("s.yaml", "every: [", "s.yaml is not plain YAML: "),
+        ("s.json", "{", "s.json is not JSON: "),
+        ("s.toml", "", "s.toml: a schedule file ends in .yaml, .yml or .json, not '.toml'"),
+        ("s.yaml", "unfreeze_at: {1: head}", "does not fit {m}:build: nothing would train before"),
+    ],
+)  # fmt: skip
+def test_check_tells_what_does_not_fit(capsys, tmp_path, nets, name, text, message):
+    (tmp_path / name).write_text(text)
+    assert message.format(m=nets) in mistake(capsys, "check", name, f"{nets}:build")
+
+
+def test_check_of_a_file_that_is_not_there_shows_near_misses(capsys, tmp_path, nets):
+    (tmp_path / "freeze.yaml").write_text("every: 1")
+    said = mistake(capsys, "check", "freez.yaml", f"{nets}:build")
+    assert said == "freez.yaml: No such file or directory; did you mean freeze.yaml?"
+
+
+# ---------------------------------------------------------------- YAML to edit
+
+SCHEDULES = [
+    FreezeSchedule(),
+    FreezeSchedule(every="7 steps", lr_decay=2.6, warmup="5 steps"),
+    FreezeSchedule(strategy=Gradual(direction="bottom_up"), stages=2),
+    FreezeSchedule(strategy=HeadThenAll("50%"), frozen_norm="train"),
+    FreezeSchedule(strategy=Cyclic(k=1, every="20 steps"), verify=True),
+    FreezeSchedule(strategy=RandomStages(k=1, every="30%", always=["head"])),
+    FreezeSchedule(lr={"head": 1, "*": 0.1}, strategy="chain_thaw", free_optimizer_state=True),
+]
+
+
+@pytest.mark.parametrize("length", [(3, 37), (0.5, 90)])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("make", [ConvNet, tiny_bert, paddle.vision.models.LeNet])
+def test_written_yaml_does_the_same_as_the_schedule(tmp_path, make, schedule, length):
+    network = make()
+    epochs, steps = length
+    text = written_out(
+        schedule, network, epochs=epochs, steps_per_epoch=steps, model="m", file="f.yaml"
+    )
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    again = FreezeSchedule.from_file(file)
+    before = schedule.preview(network, epochs=epochs, steps_per_epoch=steps)
+    after = again.preview(network, epochs=epochs, steps_per_epoch=steps)
+
+    def changes(table):
+        return [
+            (phase.step, phase.until, phase.epoch, phase.trainable, phase.memory_share)
+            for phase in table.phases
+        ]
+
+    assert changes(after) == changes(before)
+    assert weights_over_time(network, again, after) == weights_over_time(network, schedule, before)
+    for name in ("verify", "frozen_norm", "warmup"):
+        assert again._given.get(name) == schedule._given.get(name)
+
+
+def weights_over_time(network, schedule, table):
+    """For each phase the open parameters with their multipliers, whatever the stages are called."""
+    from paddle_freeze_callback.session.plan import plan
+
+    fitted = plan(
+        network, schedule._stages, schedule._strategy, schedule._manners["learning_rates"]
+    )
+    return [
+        {
+            name: fitted.multipliers.get(stage.name, 1.0)
+            for stage in fitted.stages
+            if stage.name in phase.opened
+            for name in stage.parameters
+        }
+        for phase in table.phases
+    ]
+
+
+def test_yaml_goes_to_a_new_file_beside_the_table(capsys, tmp_path, nets):
+    words = ["plan", f"{nets}:build", "--strategy", "cyclic", "--every", "150 steps"]
+    assert main([*words, "--yaml", "f.yaml"]) == 0
+    said = capsys.readouterr()
+    assert said.err.strip().endswith("wrote f.yaml")
+    assert "cyclic" not in said.out
+    assert "fc10" in said.out
+    text = (tmp_path / "f.yaml").read_text()
+    assert yaml.safe_load(text) == {
+        "unfreeze_at": {
+            0: {"unfreeze": ["head"]},
+            "150 steps": {"unfreeze": ["fc10"], "freeze": ["head"]},
+        },
+        "free_optimizer_state": True,
+    }
+    assert re.search(r"^      - fc10 +# fc10: 72 parameters, 55.4%$", text, re.MULTILINE)
+    assert re.search(r"^  150 steps: +# step 150, epoch 1$", text, re.MULTILINE)
+    assert main(["check", "f.yaml", f"{nets}:build"]) == 0
+
+
+def test_an_existing_file_is_not_written_over(capsys, tmp_path, nets):
+    (tmp_path / "f.yaml").write_text("every: 1")
+    said = mistake(capsys, "plan", f"{nets}:build", "--yaml", "f.yaml")
+    assert said.startswith("f.yaml is there already and may have been edited; ")
+    assert (tmp_path / "f.yaml").read_text() == "every: 1"
+
+
+def test_yaml_without_a_file_is_all_of_the_standard_output(capsys, nets):
+    assert main(["plan", f"{nets}:build", "--strategy", "head_then_all", "--yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown) == {
+        "unfreeze_at": {
+            0: {"unfreeze": ["head"]},
+            "1.5 epochs": {"unfreeze": ["fc10", "fc1"]},
+        }
+    }
+    assert shown.startswith("# FreezeSchedule(strategy=HeadThenAll())\n")
+
+
+def test_names_that_yaml_reads_as_numbers_are_quoted(tmp_path):
+    network = paddle.nn.Sequential(paddle.nn.Linear(2, 4), paddle.nn.Linear(4, 1))
+    text = written_out(
+        FreezeSchedule(stages=["1", "0"], lr_decay=2), network, epochs=2, steps_per_epoch=3,
+        model="m", file="f.yaml",
+    )  # fmt: skip
+    assert yaml.safe_load(text) == {
+        "unfreeze_at": {0: {"unfreeze": ["1"]}, 1: {"unfreeze": ["0"]}},
+        "lr": {"0": 0.5},
+    }
+
+
+@pytest.mark.parametrize("strategy", ["by_gradient", "on_plateau"])
+def test_what_is_decided_in_the_run_cannot_be_written(capsys, tmp_path, nets, strategy):
+    file = tmp_path / "s.yaml"
+    file.write_text(f"strategy: {strategy}\n" + "metric: acc\n" * (strategy == "on_plateau"))
+    said = mistake(capsys, "plan", f"{nets}:build", "--config", file, "--yaml", "f.yaml")
+    assert "decides while it runs, so its moments are not known before" in said
+    assert not (tmp_path / "f.yaml").exists()
+
+
+# ---------------------------------------------------------------- plot
+
+
+def test_plot_draws_into_a_file(capsys, tmp_path, nets):
+    pytest.importorskip("matplotlib")
+    assert main(["plot", f"{nets}:build", "-o", "s.png", "--strategy", "cyclic"]) == 0
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == ""
+
+
+def test_plot_into_a_file_that_cannot_be_is_a_mistake(capsys, nets):
+    pytest.importorskip("matplotlib")
+    assert "s.doc" in mistake(capsys, "plot", f"{nets}:build", "-o", "s.doc")
+
+
+# ---------------------------------------------------------------- as a program
+
+
+def run(folder, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "paddle_freeze_callback", *words],
+        capture_output=True, text=True, check=False, cwd=folder,
+    )  # fmt: skip
+
+
+def test_as_a_program_it_prints_the_table_alone(tmp_path, bert):
+    done = run(tmp_path, "plan", bert(), "--strategy", "head_only")
+    assert done.returncode == 0
+    table = FreezeSchedule(strategy="head_only").preview(
+        load_model(bert()), epochs=3, steps_per_epoch=100
+    )
+    assert done.stdout.strip() == str(table).strip()
+
+
+def test_as_a_program_it_finds_modules_of_the_folder_and_tells_mistakes(tmp_path):
+    (tmp_path / "mine.py").write_text(NETS)
+    done = run(tmp_path, "plan", "mine:broken")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == (
+        "python -m paddle_freeze_callback: error: mine:broken, called without arguments, failed: "
+        "RuntimeError: no disk left at all"
+    )

@@ -1,0 +1,82 @@
+"""Condition: several processes train the same network as one process does."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trainers import ACCUMULATES, LIBRARY, tiny_bert, trainer_for, trainer_library
+
+from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback.hosts.trainer import _refuse_unsupported
+
+PROGRAM = str(Path(__file__).parent.parent / "programs" / "parallel.py")
+
+
+def run(
+    folder: Path, loop: str, accumulate: int, *, ranks: int, strategy: str = "plan"
+) -> list[dict]:
+    folder.mkdir()
+    launch = (
+        ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--backend", "gloo",
+         "--log_dir", str(folder / "logs")]
+        if ranks > 1
+        else []
+    )  # fmt: skip
+    command = [sys.executable, *launch, PROGRAM, loop, str(accumulate), str(folder), strategy]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    files = [folder / f"rank{rank}.pickle" for rank in range(ranks)]
+    assert all(file.exists() for file in files), done.stdout[-3000:] + done.stderr[-2000:]
+    return [pickle.loads(file.read_bytes()) for file in files]
+
+
+def furthest(one: dict, other: dict) -> float:
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("loop", ["hapi", "trainer", "hand", "sharding"])
+def test_two_processes_equal_each_other_and_one(tmp_path, loop, accumulate):
+    """Through freeze, unfreeze and refreeze, on the same global batches."""
+    if accumulate > 1 and not ACCUMULATES and loop == "trainer":
+        pytest.skip("this Trainer cannot accumulate on a CPU, with or without a schedule")
+    if loop == "sharding" and LIBRARY == "paddleformers":
+        pytest.skip("PaddleFormers cannot wrap its optimizer for sharding on a CPU")
+    (single,) = run(tmp_path / "one", loop, accumulate, ranks=1)
+    first, second = run(tmp_path / "two", loop, accumulate, ranks=2)
+    assert first["history"] == second["history"] == single["history"]
+    assert len(single["history"]) == 4
+    assert furthest(first["weights"], second["weights"]) == 0
+    assert furthest(first["weights"], single["weights"]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("loop", "strategy"),
+    [("hapi", "random"), ("trainer", "plateau"), ("hapi", "gradient"), ("hand", "rule")],
+)
+def test_two_processes_decide_the_same(tmp_path, loop, strategy):
+    """By chance, metrics, gradients, and an own rule that differs from rank to rank."""
+    first, second = run(tmp_path / "two", loop, 1, ranks=2, strategy=strategy)
+    assert first["history"] == second["history"]
+    assert len(first["history"]) > 1
+    assert furthest(first["weights"], second["weights"]) == 0
+
+
+def test_each_process_has_a_cache_of_its_own_and_nothing_changes(tmp_path):
+    (single,) = run(tmp_path / "one", "hapi", 1, ranks=1, strategy="head")
+    first, second = run(tmp_path / "two", "hapi", 1, ranks=2, strategy="cache")
+    assert min(first["hits"], second["hits"]) > 0
+    assert furthest(first["weights"], second["weights"]) == 0
+    assert furthest(first["weights"], single["weights"]) <= 1e-6
+
+
+def test_sharding_as_the_trainer_parses_it_is_refused_too(tmp_path):
+    trainer = trainer_for(tiny_bert(), tmp_path, [FreezeSchedule()])
+    _refuse_unsupported(trainer.args)
+    trainer.args.sharding = [trainer_library.trainer_utils.ShardingOption.FULL_SHARD]
+    with pytest.raises(ValueError, match=r"sharding=stage3.*Use data parallel or sharding stage1"):
+        _refuse_unsupported(trainer.args)
