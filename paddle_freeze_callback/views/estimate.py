@@ -12,7 +12,6 @@ import paddle
 from paddle import nn
 
 from ..cache.feature_cache import bytes_a_sample
-from ..cache.keys import CannotCacheError
 from ..cache.options import CacheOptions
 from ..cache.state import ForwardState, WeightState
 from ..freezing import optimizer as optimizers
@@ -170,10 +169,13 @@ def _call(network: nn.Layer, batch: Any) -> Any:
 
 def cache_bytes(
     network: nn.Layer, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
-) -> tuple[int | None, str]:
-    """Bytes a sample that a cache keeps while these stages are open, or why it keeps nothing."""
-    # Freezing drops gradients that wait for a step.
-    before = (WeightState(network), ForwardState(network))
+) -> int:
+    """Bytes a sample that a cache keeps while these stages are open.
+
+    Raises:
+        CannotCacheError: if it keeps nothing; the message gives the reason.
+    """
+    before = (WeightState(network), ForwardState(network))  # freezing drops waiting gradients
     freezer = Freezer(
         network, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval"
     )
@@ -183,9 +185,7 @@ def cache_bytes(
             freezer.apply(opened)
             freezer.cut_bridge()  # that is for a backward pass, which does not come
             forward = functools.partial(_call, network, batch)
-            return bytes_a_sample(network, freezer.opened(), options, forward), ""
-    except CannotCacheError as why:
-        return None, str(why)
+            return bytes_a_sample(network, freezer.opened(), options, forward)
     finally:
         freezer.restore()
         for state in before:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import is_number, positive, whole
 from ..session.transition import Transition
@@ -23,6 +22,9 @@ from .preview import Preview
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+File = str | os.PathLike[str]
+Metrics = Mapping[str, Sequence[tuple[int, float]]]
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _NAMED = "ends in .png, .svg or .pdf"
@@ -41,7 +43,7 @@ _FROZEN: Any = {"facecolor": "#f6f6f6", "edgecolor": "#cfcfcf", "linewidth": 0, 
 _LINE = "#08306b"
 
 
-def plot_preview(preview: Preview, file: str | os.PathLike[str] | None = None) -> Figure:
+def plot_preview(preview: Preview, file: File | None = None) -> Figure:
     """Draw a planned run: stages upwards, time to the right.
 
     Filled bars are open stages, the darker the higher their learning-rate multiplier; the hatched
@@ -56,8 +58,7 @@ def plot_preview(preview: Preview, file: str | os.PathLike[str] | None = None) -
 
     Raises:
         ImportError: without matplotlib.
-        TypeError: if this is no preview, or no path.
-        ValueError: for a file with another ending.
+        TypeError, ValueError: if this is no preview, or for a file that cannot be written.
         FileNotFoundError: if the file's folder does not exist.
     """
     if not isinstance(preview, Preview):
@@ -81,8 +82,8 @@ def plot_history(
     history: Sequence[Transition],
     total_steps: int,
     steps_per_epoch: float | None = None,
-    metrics: Mapping[str, Sequence[tuple[int, float]]] | None = None,
-    file: str | os.PathLike[str] | None = None,
+    metrics: Metrics | None = None,
+    file: File | None = None,
     *,
     multipliers: Mapping[str, float] | None = None,
 ) -> Figure:
@@ -104,12 +105,10 @@ def plot_history(
         The figure.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError, FileNotFoundError: as :func:`plot_preview`.
         TypeError: for arguments of the wrong kind.
-        ValueError: if the history is empty, out of order or longer than the run, if it or
-            ``multipliers`` names an unknown stage, if a metric has no values or values outside
-            the run, or for a file with another ending.
-        FileNotFoundError: if the file's folder does not exist.
+        ValueError: if history, metrics or multipliers do not fit each other, the stages or the
+            length of the run, or for a file that cannot be written.
     """
     path = _checked(file)
     whole("total_steps", total_steps, 1)
@@ -134,8 +133,7 @@ def plot_history(
     )
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A stage as it is drawn: [first step, step after the last) of each bar."""
 
     name: str
@@ -143,7 +141,7 @@ class _Row:
     multiplier: float
 
 
-def _checked(file: str | os.PathLike[str] | None) -> Path | None:
+def _checked(file: File | None) -> Path | None:
     """The file as a path that can be written; refused before anything is drawn."""
     if file is None:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from paddle import nn
 
+from ..cache.keys import CannotCacheError
 from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
 from ..freezing.rates import check_optimizer
@@ -134,15 +135,10 @@ def preview(
     """What a schedule will do to a network; the network is left as it was found.
 
     Args:
-        network: the network.
-        stages: as in :class:`FreezeSchedule`.
+        network, stages, optimizer, batch: as in :meth:`FreezeSchedule.preview`.
         strategy: which stages are open when.
         learning_rates: multipliers of the stages.
         run: how long the run is; its number of steps must be known.
-        optimizer: its state is counted, and it is checked as at the start of a run; without one,
-            AdamW's state is counted.
-        batch: what the network is called with (a tensor, or a tuple, list or dictionary of
-            them). The forward of each stage is measured on it, a few times, without gradients.
         frees_state: whether the optimizer drops the state of a stage that freezes again.
         cache: the cache's options; with a batch, the cache is tried in each phase.
 
@@ -201,11 +197,10 @@ def preview(
         notes.append("no batch was given: what the cache keeps is not known")
     elif cache is not None:
         for phase in phases:
-            each, why = estimate.cache_bytes(network, plan, phase.opened, batch, cache)
-            if each is None:
+            try:
+                kept[phase.step] = estimate.cache_bytes(network, plan, phase.opened, batch, cache)
+            except CannotCacheError as why:
                 notes.append(f"from step {phase.step} the cache is off: {why}")
-            else:
-                kept[phase.step] = each
     length = phases[-1].until
     spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
     return Preview(
