@@ -135,10 +135,13 @@ def preview(
     """What a schedule will do to a network; the network is left as it was found.
 
     Args:
-        network, stages, optimizer, batch: as in :meth:`FreezeSchedule.preview`.
+        network: the network.
+        stages: as in :class:`FreezeSchedule`.
         strategy: which stages are open when.
         learning_rates: multipliers of the stages.
         run: how long the run is; its number of steps must be known.
+        optimizer: as in :meth:`FreezeSchedule.preview`.
+        batch: as in :meth:`FreezeSchedule.preview`.
         frees_state: whether the optimizer drops the state of a stage that freezes again.
         cache: the cache's options; with a batch, the cache is tried in each phase.
 

@@ -1,4 +1,4 @@
-"""What a preview says is what then happens; and it leaves the network alone."""
+"""A preview shows what the run then does, and leaves the network alone."""
 
 from __future__ import annotations
 
