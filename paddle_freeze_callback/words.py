@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 
 #: The selector that means everything, or all that no other one means.
 EVERYTHING = "*"
@@ -19,14 +20,32 @@ def listing(names: Sequence[str], most: int = 4) -> str:
     return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} stages)"
 
 
-def did_you_mean(names: Iterable[str]) -> str:
-    """The end of a sentence that names near misses; empty if there are none.
+def did_you_mean(
+    word: object,
+    known: Iterable[str],
+    *,
+    most: int = 3,
+    cutoff: float = 0.6,
+    show: Callable[[str], str] = repr,
+) -> str:
+    """The end of a sentence about an unknown word; empty if no known word is like it.
 
-    >>> did_you_mean(["a", "b"])
-    '; did you mean a or b?'
+    Args:
+        word: the unknown word.
+        known: the words that would have been right.
+        most: how many of them to name at most, nearest first.
+        cutoff: how like the word they must be, from 0 to 1, as for ``difflib.get_close_matches``.
+        show: how to write one of them; in quotes by default.
+
+    >>> did_you_mean("fc11", ["fc1", "fc10", "head"])
+    "; did you mean 'fc1' or 'fc10'?"
+    >>> did_you_mean("resnet51", ["resnet50"], show="paddle.vision:{}".format)
+    '; did you mean paddle.vision:resnet50?'
+    >>> did_you_mean("zzz", ["fc1", "fc10", "head"])
+    ''
     """
-    shown = " or ".join(names)
-    return f"; did you mean {shown}?" if shown else ""
+    near = difflib.get_close_matches(str(word), list(known), n=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
 def size_text(count: float) -> str:

@@ -1,7 +1,7 @@
-"""Look at a schedule before training: the command ``paddle-freeze``.
+"""The command ``paddle-freeze``.
 
-``plan`` prints what a schedule does to a model, or writes it down as a YAML file to edit; ``plot``
-draws it; ``check`` tells whether a schedule file fits a model. Models are built from their
+``plan`` prints what a schedule does to a model, or writes it as a YAML file to edit; ``plot``
+draws it; ``check`` tests whether a schedule file fits a model. Models are built from their
 configuration alone, without weights.
 """
 
@@ -13,21 +13,18 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-
-from paddle import nn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ..options.flags import PREFIX, FreezeArguments
 from ..schedule import FreezeSchedule
 from ..strategies.by_name import STRATEGIES, required_of
 from ..version import VERSION
-from ..views.preview import Preview
 from .mistake import MistakeError, near_file
 from .models import load_model
 from .written import written_out
 
 _EPOCHS, _STEPS = 3, 100
-
 
 _MODELS = """\
 MODEL is one of
@@ -36,46 +33,27 @@ MODEL is one of
   path/to/folder           a folder with a config.json of PaddleNLP
   paddle.vision:resnet50   a model of paddle.vision.models
   my_module:build          a function without arguments that gives a paddle.nn.Layer; the module
-                           is looked for in the current folder, too
+                           may be in the current folder
 Weights are never loaded. A model of PaddleNLP is built with the head that "architectures" in its
 configuration names; if that names none, as a sequence classifier.
 """
 
-
 _EXITS = """\
 exit status
   0  all is well
-  1  the schedule does not fit the model, or a model, file or option cannot be used; one line on
-     the standard error says why
+  1  the schedule does not fit the model, or a model, file or option cannot be used; the reason is
+     one line on the standard error
   2  the command line is wrong
 """
 
-
 _EXAMPLES = {
-    "": """\
-examples
-  {prog} plan bert-base-uncased --every "1 epoch" --lr-decay 2.6
-  {prog} plan ernie-3.0-medium-zh --stages 4 --yaml freeze.yaml
-  {prog} check freeze.yaml ernie-3.0-medium-zh --epochs 5
-  {prog} plot paddle.vision:resnet50 -o schedule.png
-""",
-    "plan": """\
-examples
-  {prog} bert-base-uncased
-  {prog} paddle.vision:resnet50 --strategy head_then_all --epochs 5
-  {prog} my_module:build --every "200 steps" --start "500 steps"
-  {prog} bert-base-uncased --stages 4 --yaml freeze.yaml
-""",
-    "plot": """\
-examples
-  {prog} bert-base-uncased -o schedule.png
-  {prog} paddle.vision:resnet50 -o schedule.svg --strategy cyclic --every "50 steps"
-""",
-    "check": """\
-examples
-  {prog} freeze.yaml bert-base-uncased
-  {prog} freeze.json my_module:build --epochs 10 --steps-per-epoch 2000
-""",
+    "plan": (
+        'bert-base-uncased --every "1 epoch" --lr-decay 2.6',
+        "paddle.vision:resnet50 --strategy head_then_all --epochs 5",
+        "my_module:build --stages 4 --yaml freeze.yaml",
+    ),
+    "plot": ("paddle.vision:resnet50 --strategy cyclic -o schedule.svg",),
+    "check": ("freeze.yaml bert-base-uncased --epochs 10 --steps-per-epoch 200",),
 }
 
 
@@ -87,7 +65,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
         prog: what the program is called in help and errors.
 
     Returns:
-        The exit status: 0, or 1 for a mistake, which is told in a line on the standard error.
+        The exit status: 0, or 1 after a mistake, which is one line on the standard error.
 
     Raises:
         SystemExit: with status 2 for a wrong command line, with 0 after ``--help``.
@@ -99,7 +77,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
     try:
         given.command(given)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it, as head does
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MistakeError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
@@ -120,35 +98,32 @@ def _told(error: Exception) -> str:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    def text(command: str, *parts: str) -> str:
-        name = f"{prog} {command}".strip()
-        return "\n".join([_EXAMPLES[command].format(prog=name), *parts])
+    def formatted(*names: str) -> dict[str, Any]:
+        """Options of a parser whose help ends with the examples of these commands."""
+        lines = [f"  {prog} {name} {words}" for name in names for words in _EXAMPLES[name]]
+        return {
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "epilog": "\n".join(["examples", *lines, "", _MODELS, _EXITS]),
+            "allow_abbrev": False,
+        }
 
-    plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog=prog,
-        formatter_class=plain,
-        description="Look at a freeze schedule before training: which stages of a model open when.",
-        epilog=text("", _MODELS, _EXITS),
-        allow_abbrev=False,
+        description="Preview a freeze schedule before training: which stages of a model open when.",
+        **formatted(*_EXAMPLES),
     )
     parser.add_argument("--version", action="version", version=f"paddle_freeze_callback {VERSION}")
     commands = parser.add_subparsers(
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )
 
-    def command(name: str, help: str, description: str) -> argparse.ArgumentParser:
-        epilog = text(name, _MODELS, _EXITS)
-        return commands.add_parser(
-            name, help=help, description=description, epilog=epilog,
-            formatter_class=plain, allow_abbrev=False,
-        )  # fmt: skip
+    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> Any:
+        description = f"{help[0].upper()}{help[1:]}."
+        added = commands.add_parser(name, help=help, description=description, **formatted(name))
+        added.set_defaults(command=run)
+        return added
 
-    plan = command(
-        "plan",
-        help="print what a schedule does to a model, or write it as YAML to edit",
-        description="Print what a schedule does to a model, or write it as YAML to edit.",
-    )
+    plan = command("plan", _plan, "print what a schedule does to a model, or write it as YAML")
     plan.add_argument("model", metavar="MODEL", help="see below")
     _add_schedule(plan)
     _add_length(plan)
@@ -158,34 +133,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         const="-",
         type=_yaml_name,
         metavar="FILE",
-        help="write the schedule moment by moment, as commented YAML to edit and to give to "
-        "FreezeSchedule.from_file: into a new FILE, or without FILE to the standard output, "
-        "instead of the table (then put --yaml after MODEL)",
+        help="instead of the table, write the schedule moment by moment, as commented YAML to edit "
+        "and to give to FreezeSchedule.from_file: into a new FILE, or without FILE to the "
+        "standard output (then put --yaml after MODEL)",
     )
-    plan.set_defaults(command=_plan)
-
-    plot = command(
-        "plot",
-        help="draw a schedule into a file (needs matplotlib)",
-        description="Draw what a schedule does to a model: stages upwards, time to the right.",
-    )
+    plot = command("plot", _plot, "draw a schedule into a file (needs matplotlib)")
     plot.add_argument("model", metavar="MODEL", help="see below")
     plot.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="a .png, .svg or .pdf file"
     )
     _add_schedule(plot)
     _add_length(plot)
-    plot.set_defaults(command=_plot)
-
-    check = command(
-        "check",
-        help="tell whether a schedule file fits a model",
-        description="Read a schedule file, fit it to a model, and print what it would do.",
-    )
+    check = command("check", _check, "test whether a schedule file fits a model, and preview it")
     check.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
     check.add_argument("model", metavar="MODEL", help="see below")
     _add_length(check)
-    check.set_defaults(command=_check)
     return parser
 
 
@@ -270,8 +232,13 @@ def _yaml_name(text: str) -> str:
     return text
 
 
+def _length(given: argparse.Namespace) -> dict[str, Any]:
+    """How long the run is, as ``FreezeSchedule.preview`` takes it."""
+    return {"epochs": given.epochs, "steps_per_epoch": given.steps_per_epoch}
+
+
 def _plan(given: argparse.Namespace) -> None:
-    target: str | None = given.yaml
+    target = given.yaml
     if target not in (None, "-") and os.path.exists(target):
         raise MistakeError(
             f"{target} is there already and may have been edited; "
@@ -280,38 +247,25 @@ def _plan(given: argparse.Namespace) -> None:
     with _quiet():
         schedule = _schedule(given)
         network = load_model(given.model)
-        table = _preview(schedule, network, given)
-        text = None
+        table = schedule.preview(network, **_length(given))
         if target is not None:
-            text = written_out(
-                schedule,
-                network,
-                epochs=given.epochs,
-                steps_per_epoch=given.steps_per_epoch,
-                model=given.model,
-                file="freeze.yaml" if target == "-" else target,
-            )
-    if text is None:
-        table.show()
-    elif target == "-":
+            file = "freeze.yaml" if target == "-" else target
+            text = written_out(schedule, network, model=given.model, file=file, **_length(given))
+    if target == "-":
         print(text, end="")
-    else:
-        assert target is not None
-        with open(target, "w", encoding="utf-8") as file:
-            file.write(text)
-        table.show()
+        return
+    if target is not None:
+        with open(target, "w", encoding="utf-8") as out:
+            out.write(text)
+    table.show()
+    if target is not None:
         print(f"wrote {target}", file=sys.stderr)
 
 
 def _plot(given: argparse.Namespace) -> None:
     with _quiet():
         schedule = _schedule(given)
-        schedule.plot(
-            given.output,
-            load_model(given.model),
-            epochs=given.epochs,
-            steps_per_epoch=given.steps_per_epoch,
-        )
+        schedule.plot(given.output, load_model(given.model), **_length(given))
     print(f"wrote {given.output}", file=sys.stderr)
 
 
@@ -320,7 +274,7 @@ def _check(given: argparse.Namespace) -> None:
         schedule = FreezeSchedule.from_file(given.file)
         network = load_model(given.model)
         try:
-            table = _preview(schedule, network, given)
+            table = schedule.preview(network, **_length(given))
         except (ValueError, TypeError) as error:
             raise MistakeError(f"{given.file} does not fit {given.model}: {error}") from error
     table.show()
@@ -350,13 +304,9 @@ def _schedule(given: argparse.Namespace) -> FreezeSchedule:
     return FreezeSchedule.from_file(given.config)
 
 
-def _preview(schedule: FreezeSchedule, network: nn.Layer, given: argparse.Namespace) -> Preview:
-    return schedule.preview(network, epochs=given.epochs, steps_per_epoch=given.steps_per_epoch)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what libraries and the user's modules print out of the standard output."""
+    """Send to the standard error whatever libraries and the user's modules print."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

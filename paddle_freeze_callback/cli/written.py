@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -15,14 +14,26 @@ from paddle import nn
 from ..schedule import FreezeSchedule
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
-from ..stages.partition import covering
+from ..stages.partition import Stages, covering
 from ..stages.selectors import select
-from ..stages.weights import Weight, weights
+from ..stages.weights import weights
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.moments import Moment
+from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 from .mistake import MistakeError
+
+
+def _asked(schedule: FreezeSchedule) -> tuple[Stages, Strategy, LearningRates, dict[str, Any]]:
+    """All that is read of a schedule here: stages, rule, rates, and the options that were given."""
+    rates = schedule._manners["learning_rates"]
+    return schedule._stages, schedule._strategy, rates, schedule._given
+
+
+# Options that moments and rates express, and options that belong to one run.
+_EXPRESSED = ("stages", "strategy", "every", "start", "unfreeze_at", "lr", "lr_decay")
+_OF_A_RUN = ("resume_at", "resume_from")
 
 
 def written_out(
@@ -34,130 +45,122 @@ def written_out(
     model: str,
     file: str,
 ) -> str:
-    """A schedule as YAML that says for each moment what opens and freezes, to edit.
+    """A schedule as YAML that lists for each moment which layers open and freeze, to edit.
 
-    Moments are written in epochs, so that they stay right for another number of steps in an
-    epoch, unless the schedule itself counts steps.
+    Moments are in epochs, so that they stay right for another number of steps in an epoch,
+    unless the schedule itself counts steps.
 
     Args:
         schedule: the schedule.
-        network: what it is fitted to.
+        network: the network that it is fitted to.
         epochs: how long the run is.
         steps_per_epoch: optimizer steps in an epoch.
-        model: what the network is called on the command line.
-        file: what the file is called; both are only told in its comments.
+        model: the network's name on the command line, for the comments.
+        file: the name of the YAML file, for the comments.
 
     Raises:
-        MistakeError: if the strategy decides while it runs.
+        MistakeError: if the strategy makes decisions while it runs.
         ValueError, TypeError: as at the start of a run.
     """
-    run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
-    manners = schedule._manners
-    rule = schedule._strategy
+    stages, rule, rates, options = _asked(schedule)
     if rule.decides or rule.measures:
         raise MistakeError(
             f"--yaml: {rule!r} decides while it runs, so its moments are not known before; after a "
             "run, schedule.as_explicit() tells them"
         )
-    fitted = plan_of(network, schedule._stages, rule, manners["learning_rates"])
+    run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
+    plan = plan_of(network, stages, rule, rates)
+    total = sum(weight.numel for weight in weights(network))
+    lines = [*_body(network, plan, run, _counts_steps(rule), total), *_other(options, rule)]
+    head = f"""\
+{schedule!r}
+for {model}: {type(network).__name__}, {total:,} parameters,
+over {epochs} {"epoch" if epochs == 1 else "epochs"} of {steps_per_epoch} optimizer steps.
+
+Edit it, then preview it and train with it:
+  paddle-freeze check {file} {model} --epochs {epochs} --steps-per-epoch {steps_per_epoch}
+  FreezeSchedule.from_file({file!r})
+
+Moments are in order of time; a number counts epochs. Names are those of layers and parameters;
+a layer that is named at no moment stays frozen."""
+    width = max(len(text) for text, comment in lines if comment)
+    body = [f"{text:<{width}}  # {comment}" if comment else text for text, comment in lines]
+    return "\n".join([*(f"# {line}".rstrip() for line in head.splitlines()), "", *body]) + "\n"
+
+
+def _body(
+    network: nn.Layer, plan: Plan, run: Run, counts_steps: bool, total: int
+) -> Iterator[tuple[str, str]]:
+    """Lines of YAML with their comments: what opens and freezes when, and the rates."""
     every = weights(network)
-    names = {stage.name: covering(stage, every, fitted.openable) for stage in fitted.stages}
-    moments = _moments(fitted, rule, run)
-    total = sum(weight.numel for weight in every)
-    lines: list[tuple[str, str]] = [("unfreeze_at:", "")]
+    names = {stage.name: covering(stage, every, plan.openable) for stage in plan.stages}
     before: frozenset[str] = frozenset()
-    for written, step, opened in moments:
-        lines.append((f"  {written}:", f"step {step}, epoch {run.epoch_of(step)}"))
+    ever: frozenset[str] = frozenset()
+    yield "unfreeze_at:", ""
+    for step, opened in plan.strategy.timetable(run, plan.schedulable):
+        if step >= (run.total_steps or 0) or (step and opened == before):
+            continue
+        yield f"  {_moment(run, step, counts_steps)}:", f"step {step}, epoch {run.epoch_of(step)}"
         for verb, which in (("unfreeze", opened - before), ("freeze", before - opened)):
             if which:
-                lines.append((f"    {verb}:", ""))
-            for stage in (stage for stage in fitted.stages if stage.name in which):
+                yield f"    {verb}:", ""
+            for stage in (stage for stage in plan.stages if stage.name in which):
                 for name in names[stage.name]:
-                    told = _sizes(select(every, name), total)
-                    lines.append((f"      - {_scalar(name)}", f"{stage.name}: {told}"))
-        before = opened
-    ever = {name for _, _, opened in moments for name in opened}
+                    numel = sum(weight.numel for weight in select(every, name))
+                    size = f"{numel:,} parameters, {100 * numel / total:.3g}%"
+                    yield f"      - {_scalar(name)}", f"{stage.name}: {size}"
+        before, ever = opened, ever | opened
     rates = [
-        (f"  {_scalar(name)}: {fitted.multipliers[stage.name]!r}", stage.name)
-        for stage in fitted.stages
-        if stage.name in ever and fitted.multipliers.get(stage.name, 1.0) != 1.0
+        (f"  {_scalar(name)}: {plan.multipliers[stage.name]!r}", stage.name)
+        for stage in plan.stages
+        if stage.name in ever and plan.multipliers.get(stage.name, 1.0) != 1.0
         for name in names[stage.name]
     ]
     if rates:
-        lines += [("lr:", "multipliers of the optimizer's learning rate"), *rates]
-    lines += _other_options(schedule)
-    head = [
-        f"{schedule!r}",
-        f"for {model}: {type(network).__name__}, {total:,} parameters,",
-        f"over {epochs} {'epoch' if epochs == 1 else 'epochs'} of {steps_per_epoch} "
-        "optimizer steps.",
-        "",
-        "Edit it, then look at it and train with it:",
-        f"  paddle-freeze check {file} {model} "
-        f"--epochs {epochs} --steps-per-epoch {steps_per_epoch}",
-        f"  FreezeSchedule.from_file({file!r})",
-        "",
-        "Moments (a number counts epochs) stand in order of time. Names are those of layers and",
-        "parameters; what no moment names stays frozen.",
-    ]
-    width = max(len(text) for text, comment in lines if comment)
-    body = [f"{text:<{width}}  # {comment}" if comment else text for text, comment in lines]
-    return "\n".join([*(f"# {line}".rstrip() for line in head), "", *body]) + "\n"
+        yield "lr:", "multipliers of the optimizer's learning rate"
+        yield from rates
 
 
-def _moments(fitted: Plan, rule: Strategy, run: Run) -> list[tuple[str, int, frozenset[str]]]:
-    """When the open stages change, as YAML keys, with the step and what is open from then on."""
-    total = run.total_steps
-    assert total
-    counts_steps = "steps" in _units(rule)
-    table = [
-        entry for entry in fitted.strategy.timetable(run, fitted.schedulable) if entry[0] < total
-    ]
-    changes = [
-        entry for index, entry in enumerate(table) if not index or table[index - 1][1] != entry[1]
-    ]
-    return [(_written(run, step, counts_steps), step, opened) for step, opened in changes]
+def _other(options: Mapping[str, Any], rule: Strategy) -> Iterator[tuple[str, str]]:
+    """Lines for the options that moments and rates do not express."""
+    for name, value in options.items():
+        if name not in (*_EXPRESSED, *_OF_A_RUN):
+            plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+            yield f"{name}: {json.dumps(plain)}", ""
+    if rule.frees_state and "free_optimizer_state" not in options:
+        yield "free_optimizer_state: true", f"as {type(rule).__name__} does"
 
 
-def _units(rule: Strategy) -> set[str]:
-    """The units that a strategy's moments are in."""
+def _counts_steps(rule: Strategy) -> bool:
+    """Whether any moment of a strategy is in steps."""
+    moments = [getattr(rule, name, None) for name in ("every", "start", "at", "until")]
     if isinstance(rule, Explicit):
-        return {Moment.of(when).unit for when in rule.unfreeze_at}
-    options: Any = dataclasses.fields(rule) if dataclasses.is_dataclass(rule) else ()
-    units = set()
-    for name in (each.name for each in options):
-        if name in ("every", "start", "at", "until") and getattr(rule, name) is not None:
-            units.add(Moment.of(getattr(rule, name)).unit)
-    return units
+        moments = list(rule.unfreeze_at)
+    written = [when for when in moments if isinstance(when, (int, str, Moment))]
+    return any(Moment.of(when).unit == "steps" for when in written)
 
 
-def _written(run: Run, step: int, counts_steps: bool) -> str:
-    """A step as a moment.
+def _moment(run: Run, step: int, counts_steps: bool) -> str:
+    """A step as a moment, in epochs if it can be.
 
     >>> run = Run.of(epochs=3, steps_per_epoch=7)
-    >>> [_written(run, step, False) for step in (0, 3, 7, 8)]
+    >>> [_moment(run, step, False) for step in (0, 3, 7, 8)]
     ['0', '0.4 epochs', '1', '1.1 epochs']
-    >>> _written(run, 7, True)
+    >>> _moment(run, 7, True)
     '7 steps'
     """
     if not step:
         return "0"
     length = run.steps_per_epoch
-    if counts_steps or not length:
-        return str(Moment(Fraction(step), "steps"))
-    if not step % length:
-        return str(step // length)
-    for digits in range(1, 12):
-        # A moment is the first step at or after it: round down.
-        share = Fraction(step * 10**digits // length, 10**digits)
-        if run.step_of(Moment(share, "epochs")) == step:
-            return f"{float(share):.{digits}f} epochs"
+    if length and not counts_steps:
+        if not step % length:
+            return str(step // length)
+        for digits in range(1, 12):
+            # A moment is the first step at or after it: round down.
+            share = Fraction(step * 10**digits // length, 10**digits)
+            if run.step_of(Moment(share, "epochs")) == step:
+                return f"{float(share):.{digits}f} epochs"
     return str(Moment(Fraction(step), "steps"))
-
-
-def _sizes(members: Sequence[Weight], total: int) -> str:
-    numel = sum(weight.numel for weight in members)
-    return f"{numel:,} parameters, {100 * numel / total:.3g}%"
 
 
 def _scalar(text: str) -> str:
@@ -169,18 +172,3 @@ def _scalar(text: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_][\w.]*", text, re.ASCII)
     words = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
     return text if plain and text.lower() not in words else json.dumps(text, ensure_ascii=False)
-
-
-def _other_options(schedule: FreezeSchedule) -> list[tuple[str, str]]:
-    """What else was said of the schedule, as lines of YAML."""
-    said_above = ("stages", "strategy", "every", "start", "unfreeze_at", "lr", "lr_decay")
-    elsewhere = (*said_above, "resume_at", "resume_from")  # these belong to a run
-    lines = []
-    for name, value in schedule._given.items():
-        if name not in elsewhere:
-            plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-            lines.append((f"{name}: {json.dumps(plain)}", ""))
-    rule = schedule._strategy
-    if rule.frees_state and "free_optimizer_state" not in schedule._given:
-        lines.append(("free_optimizer_state: true", f"as {type(rule).__name__} does"))
-    return lines

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .preview import Phase, Preview, StagePreview, preview
+from .preview import Phase, Preview, StagePreview
 
-__all__ = ["Phase", "Preview", "StagePreview", "preview"]
+__all__ = ["Phase", "Preview", "StagePreview"]

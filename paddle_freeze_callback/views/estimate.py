@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import paddle
 from paddle import nn
 
 from ..cache.feature_cache import bytes_a_sample
-from ..cache.keys import CannotCacheError
 from ..cache.options import CacheOptions
 from ..cache.state import ForwardState, WeightState
 from ..freezing import optimizer as optimizers
@@ -21,28 +19,34 @@ from ..freezing.freezer import Freezer
 from ..session.plan import Plan
 from ..stages.automatic import depth_of_weights
 from ..stages.partition import REST, Stage, Stages
-from ..stages.weights import Weight, layers, weights
+from ..stages.weights import Weight, layers
 from ..strategies.explicit import Explicit
 
 STATE_BYTES = 4  # moments are float32
 
-
 # Elements of state that Paddle's optimizers keep for an element of a parameter.
 # NAdam and RAdam keep three products that are one number as full tensors.
-MOMENTS = {
+_MOMENTS = {
     "SGD": 0, "Momentum": 1, "Adagrad": 1, "RMSProp": 3, "Adadelta": 2, "Adamax": 2, "Adam": 2,
     "AdamW": 2, "Lamb": 2, "NAdam": 5, "RAdam": 5,
 }  # fmt: skip
 
 
-def moments_of(optimizer: Any) -> int:
-    inner = optimizers.innermost(optimizer)
-    kinds = [kind.__name__ for kind in type(inner).__mro__]
-    return next((MOMENTS[kind] for kind in kinds if kind in MOMENTS), 2)
+def moments_of(optimizer: Any) -> int | None:
+    """Elements of state that an optimizer keeps for an element of a parameter.
+
+    ``None`` for an optimizer that is not Paddle's own.
+    """
+    kinds = [kind.__name__ for kind in type(optimizers.innermost(optimizer)).__mro__]
+    return next((_MOMENTS[kind] for kind in kinds if kind in _MOMENTS), None)
 
 
 def from_top(network: nn.Layer, plan: Plan, stages: Stages) -> list[str]:
-    """The names of the stages, the top one first; those of unfreeze_at come in order of opening."""
+    """The names of the stages, the one nearest the output first.
+
+    The stages of a plan are in that order, except those of ``unfreeze_at``, which are in the order
+    in which they open.
+    """
     names = [stage.name for stage in plan.stages]
     if not (isinstance(plan.strategy, Explicit) and stages == "auto"):
         return names
@@ -59,7 +63,14 @@ def time_share(
 ) -> float:
     """Estimated time of a step / that of a step with everything open.
 
-    ``own_share`` is the share of each stage's weights that may open at all.
+    The forward of a stage, the gradient of its activations and the gradient of its weights count
+    as the same work. A frozen stage beneath all open ones costs its forward alone.
+
+    Args:
+        stages: the names of all stages, the one nearest the output first.
+        work: each stage's share of the forward.
+        opened: the names of the open stages.
+        own_share: the share of each stage's weights that may open at all.
 
     >>> shares = {"head": 0.0, "top": 0.5, "bottom": 0.5}
     >>> time_share(list(shares), shares, {"head", "top"}, dict.fromkeys(shares, 1.0))
@@ -67,7 +78,7 @@ def time_share(
     """
     in_order = [name for name in stages if name != REST]
     deepest = max((i for i, name in enumerate(in_order) if name in opened), default=-1)
-    if REST in opened:  # where it lies is not known; everything is above it at worst
+    if REST in opened:  # where it lies is not known; at worst everything is above it
         deepest = len(in_order)
     above = set(in_order[: deepest + 1]) | ({REST} & set(opened))
     forward = sum(work.values())
@@ -79,12 +90,8 @@ def time_share(
 def work_by_parameters(
     network: nn.Layer, stages: Sequence[Stage], every: Mapping[str, Weight]
 ) -> dict[str, float]:
-    """The forward's share of each stage, by parameters; looking up an embedding is no work."""
-    lookups = {
-        id(layer.weight)
-        for _, layer in layers(network)
-        if isinstance(layer, nn.Embedding)
-    }  # fmt: skip
+    """Each stage's share of the forward, by parameters; looking up an embedding is no work."""
+    lookups = {id(la.weight) for _, la in layers(network) if isinstance(la, nn.Embedding)}
     sizes = {
         stage.name: sum(
             every[n].numel
@@ -97,75 +104,53 @@ def work_by_parameters(
     return {name: size / total if total else 0.0 for name, size in sizes.items()}
 
 
-def call(network: nn.Layer, batch: Any) -> Any:
-    """The network's output for a batch that is a tensor, a sequence or a dictionary."""
-    if isinstance(batch, dict):
-        return network(**batch)
-    return network(*batch) if isinstance(batch, (tuple, list)) else network(batch)
-
-
-@contextmanager
-def _modes_kept(network: nn.Layer) -> Iterator[None]:
-    """Training or evaluation, as each layer was, afterwards."""
-    modes = [(layer, layer.training) for _, layer in layers(network)]
-    try:
-        yield
-    finally:
-        for layer, mode in modes:
-            layer.training = mode
-
-
 def work_measured(
-    network: nn.Layer, stages: Sequence[Stage], batch: Any, rounds: int = 3
+    network: nn.Layer, stages: Sequence[Stage], every: Mapping[str, Weight], batch: Any
 ) -> dict[str, float] | None:
-    """The forward's share of each stage, measured; layers without weights count to the last one.
+    """Each stage's share of the forward, measured; a layer without weights counts to the last one.
 
-    ``None`` if hardly any of the forward's time is spent inside single layers, as when it is
-    traced as a whole.
+    ``None`` if hardly any of the forward's time is spent inside single layers, as in a network
+    that is traced as a whole.
+
+    Raises:
+        ValueError: if the network cannot be called with the batch.
     """
-    stage_of = {name: stage.name for stage in stages for name in stage.parameters}
-    owner = {id(w.tensor): stage_of[w.name] for w in weights(network) if w.name in stage_of}
+    owner = {id(every[n].tensor): stage.name for stage in stages for n in stage.parameters}
     spent: list[dict[str, float]] = []
     wholes: list[float] = []
-    current: dict[str, Any] = {}
+    stage, began = stages[-1].name, 0.0
 
     def before(layer: nn.Layer, inputs: Any) -> None:
-        own = [owner[id(t)] for t in layer.parameters() if id(t) in owner]
-        current["stage"] = own[0] if own else current.get("stage", stages[-1].name)
-        current["began"] = time.perf_counter()
+        nonlocal stage, began
+        stage = next((owner[id(t)] for t in layer.parameters() if id(t) in owner), stage)
+        began = time.perf_counter()
 
     def after(layer: nn.Layer, inputs: Any, output: Any) -> None:
-        found = spent[-1]
-        stage = current["stage"]
-        found[stage] = found.get(stage, 0.0) + time.perf_counter() - current["began"]
+        spent[-1][stage] = spent[-1].get(stage, 0.0) + time.perf_counter() - began
 
     state = ForwardState(network)
-    leaves = [layer for _, layer in layers(network) if not layer.sublayers()]
-    handles = []
+    leaves = [la for la in network.sublayers(include_self=True) if not la.sublayers()]
+    handles = [layer.register_forward_pre_hook(before) for layer in leaves]
+    handles += [layer.register_forward_post_hook(after) for layer in leaves]
     try:
-        for layer in leaves:
-            handles += [
-                layer.register_forward_pre_hook(before),
-                layer.register_forward_post_hook(after),
-            ]
-        with _modes_kept(network), paddle.no_grad():
+        with paddle.no_grad():
             network.eval()
-            for _ in range(rounds + 1):  # the first one warms up
+            for _ in range(4):
                 spent.append({})
-                began = time.perf_counter()
+                start = time.perf_counter()
                 try:
-                    call(network, batch)
+                    _call(network, batch)
                 except Exception as error:
                     raise ValueError(
                         f"batch: {type(network).__name__} cannot be called with it: "
                         f"{type(error).__name__}: {str(error).strip()[:200]}"
                     ) from error
-                wholes.append(time.perf_counter() - began)
+                wholes.append(time.perf_counter() - start)
     finally:
         for handle in handles:
             handle.remove()
         state.restore()
-    medians = {
+    medians = {  # the first round warms up
         stage.name: statistics.median(found.get(stage.name, 0.0) for found in spent[1:])
         for stage in stages
     }
@@ -175,23 +160,33 @@ def work_measured(
     return {name: value / total for name, value in medians.items()}
 
 
+def _call(network: nn.Layer, batch: Any) -> Any:
+    """The network's output for a batch that is a tensor, a sequence or a dictionary."""
+    if isinstance(batch, dict):
+        return network(**batch)
+    return network(*batch) if isinstance(batch, (tuple, list)) else network(batch)
+
+
 def cache_bytes(
     network: nn.Layer, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
-) -> tuple[int | None, str]:
-    """Bytes a sample that a cache keeps while these stages are open, or why there is none."""
+) -> int:
+    """Bytes a sample that a cache keeps while these stages are open.
+
+    Raises:
+        CannotCacheError: if it keeps nothing; the message gives the reason.
+    """
+    before = (WeightState(network), ForwardState(network))  # freezing drops waiting gradients
     freezer = Freezer(
         network, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval"
     )
-    gradients = WeightState(network)  # freezing drops those that are left over
-    with _modes_kept(network), paddle.enable_grad():
-        try:
+    try:
+        with paddle.enable_grad():
             network.train()
             freezer.apply(opened)
             freezer.cut_bridge()  # that is for a backward pass, which does not come
-            forward = functools.partial(call, network, batch)
-            return bytes_a_sample(network, freezer.opened(), options, forward), ""
-        except CannotCacheError as why:
-            return None, str(why)
-        finally:
-            freezer.restore()
-            gradients.restore()
+            forward = functools.partial(_call, network, batch)
+            return bytes_a_sample(network, freezer.opened(), options, forward)
+    finally:
+        freezer.restore()
+        for state in before:
+            state.restore()

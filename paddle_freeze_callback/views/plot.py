@@ -1,67 +1,46 @@
-"""Pictures of a schedule: what is planned, and what happened.
+"""Pictures of a schedule: the plan before a run, and its history afterwards.
 
-Both are drawn by the same function from plain spans, so that a plan and its run can be laid side
-by side. Nothing goes through ``matplotlib.pyplot``: no display is needed, and nothing is left
-behind in its list of figures.
+One function draws both from plain spans, so that a plan and its run can be laid side by side.
+Nothing goes through ``matplotlib.pyplot``: no display is needed, and nothing is left behind in
+its list of figures.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import is_number, positive, whole
 from ..session.transition import Transition
 from ..stages.partition import REST, Stage
+from ..words import did_you_mean
 from .preview import Preview
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
+File = str | os.PathLike[str]
 Metrics = Mapping[str, Sequence[tuple[int, float]]]
 
+_ENDINGS = (".png", ".svg", ".pdf")
+_NAMED = "ends in .png, .svg or .pdf"
 
-File = Union[str, "os.PathLike[str]"]
-
-
-ENDINGS = (".png", ".svg", ".pdf")
-
-
-_WIDTH = 9.0  # all lengths in inches
-
-
-_ROW = 0.3
-
-
-_LOWEST, _HIGHEST = 1.2, 14.0
-
-
+# Lengths in inches. Around the panels are the title, the legend and the two scales.
+_WIDTH, _AROUND = 9.0, 1.7
+_ROW, _LOWEST, _HIGHEST = 0.3, 1.2, 14.0
 _PANEL = 1.05
 
-
-_AROUND = 1.7  # title, legend, the two scales
-
-
-_SMALLEST_FONT = 5.0
-
-
+_FONT, _SMALLEST_FONT = 9.0, 5.0
 _LONGEST_NAME = 28
-
-
 _MOST_EPOCH_LINES = 30
 
-
-_LIGHTEST, _DARKEST = 0.38, 0.95  # the part of the colour map that stands out from the background
-
-
-_FROZEN, _HATCH, _LINE = "#f6f6f6", "#cfcfcf", "#08306b"
+_LIGHTEST, _DARKEST = 0.38, 0.95  # the part of the colour map that differs from the background
+_FROZEN: Any = {"facecolor": "#f6f6f6", "edgecolor": "#cfcfcf", "linewidth": 0, "hatch": "////"}
+_LINE = "#08306b"
 
 
 def plot_preview(preview: Preview, file: File | None = None) -> Figure:
@@ -71,16 +50,15 @@ def plot_preview(preview: Preview, file: File | None = None) -> Figure:
     background is frozen. The panel beneath shows the trainable ratio.
 
     Args:
-        preview: what ``FreezeSchedule.preview(...)`` returns.
+        preview: the result of ``FreezeSchedule.preview(...)``.
         file: a ``.png``, ``.svg`` or ``.pdf`` file to write; ``None`` to draw only.
 
     Returns:
-        The figure, which belongs to no window and to no list of pyplot's.
+        The figure, which belongs to no window and is not in pyplot's list of figures.
 
     Raises:
         ImportError: without matplotlib.
-        TypeError: if this is no preview, or no path.
-        ValueError: for a file whose ending says no known format.
+        TypeError, ValueError: if this is no preview, or for a file that cannot be written.
         FileNotFoundError: if the file's folder does not exist.
     """
     if not isinstance(preview, Preview):
@@ -91,16 +69,12 @@ def plot_preview(preview: Preview, file: File | None = None) -> Figure:
     path = _checked(file)
     rows = [_Row(stage.name, stage.spans, stage.multiplier) for stage in preview.stages]
     return _draw(
-        f"Planned freeze schedule: {_counted(len(rows), 'stage')}, "
-        f"{_counted(preview.total_steps, 'step')}"
-        + (", as far as known before" if preview.decided_later else ""),
+        "Planned freeze schedule",
+        ", as far as known before" if preview.decided_later else "",
         rows,
         [(phase.step, phase.ratio) for phase in preview.phases],
-        preview.total_steps,
-        preview.steps_per_epoch,
-        {},
-        path,
-    )
+        preview.total_steps, preview.steps_per_epoch, {}, path,
+    )  # fmt: skip
 
 
 def plot_history(
@@ -113,30 +87,28 @@ def plot_history(
     *,
     multipliers: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draw what happened in a run, as :func:`plot_preview` draws what is planned.
+    """Draw the history of a run, as :func:`plot_preview` draws its plan.
 
-    What lies before the first transition (of a run that was resumed) is left blank.
+    The time before the first transition (of a run that was resumed) is left blank.
 
     Args:
         stages: all stages, head first.
-        history: the transitions, in order; the first says what the run began with.
-        total_steps: optimizer steps that the run did.
+        history: the transitions, in order of time.
+        total_steps: optimizer steps that were done.
         steps_per_epoch: optimizer steps in an epoch, for a second scale; ``None`` for none.
-        metrics: by name, (optimizer steps done, value) of lines to draw beneath, a panel each.
+        metrics: lines to draw beneath, a panel each: by name, (optimizer steps done, value).
         file: as for :func:`plot_preview`.
-        multipliers: learning-rate multipliers by stage, 1 where none is given. Without it they
-            are read from the history: a stage's rate as a share of the highest at that moment.
+        multipliers: learning-rate multipliers by stage; 1 for a stage without one. By default
+            they are read from the history: a stage's rate as a share of the highest at that time.
 
     Returns:
         The figure.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError, FileNotFoundError: as :func:`plot_preview`.
         TypeError: for arguments of the wrong kind.
-        ValueError: if the history is empty, out of order or longer than the run, if it or
-            ``multipliers`` names a stage that there is not, if a metric has no values or values
-            outside the run, or for a file whose ending says no known format.
-        FileNotFoundError: if the file's folder does not exist.
+        ValueError: if history, metrics or multipliers do not fit each other, the stages or the
+            length of the run, or for a file that cannot be written.
     """
     path = _checked(file)
     whole("total_steps", total_steps, 1)
@@ -146,31 +118,22 @@ def plot_history(
     _check_history(names, history, total_steps)
     lines = _checked_metrics(metrics, total_steps)
     if multipliers is None:
-        shades = _multipliers_seen(history)
-    else:
-        _check_known("multipliers", list(multipliers), names)
-        for name, value in multipliers.items():
-            if not is_number(value):
-                raise TypeError(f"multipliers[{name!r}]={value!r} must be a number, such as 0.1")
-        shades = {name: float(value) for name, value in multipliers.items()}
+        multipliers = _multipliers_seen(history)
+    _check_known("multipliers", list(multipliers), names)
+    for name, value in multipliers.items():
+        if not is_number(value):
+            raise TypeError(f"multipliers[{name!r}]={value!r} must be a number, such as 0.1")
     rows = [
-        _Row(name, spans, shades.get(name, 1.0))
+        _Row(name, spans, float(multipliers.get(name, 1.0)))
         for name, spans in _spans(names, history, total_steps).items()
     ]
+    ratios = [(change.step, change.ratio) for change in history]
     return _draw(
-        f"Freeze schedule as it ran: {_counted(len(rows), 'stage')}, "
-        f"{_counted(total_steps, 'step')}",
-        rows,
-        [(change.step, change.ratio) for change in history],
-        total_steps,
-        steps_per_epoch,
-        lines,
-        path,
+        "Freeze schedule as it ran", "", rows, ratios, total_steps, steps_per_epoch, lines, path
     )
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A stage as it is drawn: [first step, step after the last) of each bar."""
 
     name: str
@@ -179,45 +142,31 @@ class _Row:
 
 
 def _checked(file: File | None) -> Path | None:
-    """The file as a path that can be written; found out before anything is drawn."""
+    """The file as a path that can be written; refused before anything is drawn."""
     if file is None:
         return None
     if not isinstance(file, (str, os.PathLike)):
-        raise TypeError(f"file={file!r} is no path; give one that ends in {_either(ENDINGS)}")
+        raise TypeError(f"file={file!r} is no path; give one that {_NAMED}")
     path = Path(file)
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        near = difflib.get_close_matches(ending, ENDINGS, n=1, cutoff=0.5)
-        raise ValueError(
-            f"file={str(path)!r}: "
-            + (f"cannot draw a {ending!r}; " if ending else "its name has no ending; ")
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"give a name that ends in {_either(ENDINGS)}"
-        )
+    where, ending = f"file={str(path)!r}", path.suffix.lower()
+    if not ending:
+        raise ValueError(f"{where}: its name has no ending; give a name that {_NAMED}")
+    if ending not in _ENDINGS:
+        hint = did_you_mean(ending, _ENDINGS, most=1, cutoff=0.5) or ";"
+        raise ValueError(f"{where}: cannot draw a {ending!r}{hint} give a name that {_NAMED}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"file={str(path)!r}: there is no folder {str(path.parent)!r}; make it first"
-        )
+        raise FileNotFoundError(f"{where}: there is no folder {str(path.parent)!r}; make it first")
     if path.is_dir():
-        raise ValueError(f"file={str(path)!r} is a folder; give the name of a file")
+        raise ValueError(f"{where} is a folder; give the name of a file")
     return path
-
-
-def _either(choices: Sequence[str]) -> str:
-    return ", ".join(choices[:-1]) + " or " + choices[-1]
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=2)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            hint = did_you_mean(name, known, most=2) or ";"
             raise ValueError(
-                f"{what}: there is no stage {name!r}; {hint}the stages are {', '.join(known)}"
+                f"{what}: there is no stage {name!r}{hint} the stages are {', '.join(known)}"
             )
 
 
@@ -240,41 +189,34 @@ def _check_history(names: Sequence[str], history: Sequence[Transition], total: i
         )
 
 
-def _checked_metrics(metrics: Metrics | None, total: int) -> dict[str, list[tuple[float, float]]]:
+def _checked_metrics(metrics: Any, total: int) -> dict[str, list[tuple[float, float]]]:
     """The metrics as numbers, in order of time."""
-    if metrics is None:
-        return {}
-    if not isinstance(metrics, Mapping):
+    if not isinstance(metrics or {}, Mapping):
         raise TypeError(
             f"metrics={metrics!r} is no mapping from names to (step, value) pairs, "
             'such as {"accuracy": [(100, 0.81), (200, 0.84)]}'
         )
-    found: dict[str, list[tuple[float, float]]] = {}
-    for name, points in metrics.items():
-        pairs: list[tuple[float, float]] = []
-        for point in _listed(name, points):
-            step, value = _pair(name, point)
+    found = {}
+    for name, points in (metrics or {}).items():
+        try:
+            points = list(points)
+        except TypeError:
+            raise TypeError(
+                f"metrics[{name!r}]={points!r} must be a list of (step, value) pairs"
+            ) from None
+        if not points:
+            raise ValueError(
+                f"metrics[{name!r}] has no values; give (step, value) pairs, or leave it out"
+            )
+        pairs = [_pair(name, point) for point in points]
+        for step, _ in pairs:
             if not 0 <= step <= total:
                 raise ValueError(
                     f"metrics[{name!r}] has a value at step {step:g}, "
                     f"but the run has steps 0 to {total}; count optimizer steps"
                 )
-            pairs.append((step, value))
-        if not pairs:
-            raise ValueError(
-                f"metrics[{name!r}] has no values; give (step, value) pairs, or leave it out"
-            )
         found[str(name)] = sorted(pairs, key=lambda pair: pair[0])
     return found
-
-
-def _listed(name: str, points: Any) -> list[Any]:
-    try:
-        return list(points)
-    except TypeError:
-        raise TypeError(
-            f"metrics[{name!r}]={points!r} must be a list of (step, value) pairs"
-        ) from None
 
 
 def _pair(name: str, point: Any) -> tuple[float, float]:
@@ -292,7 +234,7 @@ def _pair(name: str, point: Any) -> tuple[float, float]:
 def _spans(
     names: Sequence[str], history: Sequence[Transition], total: int
 ) -> dict[str, list[tuple[int, int]]]:
-    """When each stage was open, from what changed.
+    """When each stage was open.
 
     >>> changes = [Transition(0, 0, ("a",), ("b",), 1, 2), Transition(5, 1, ("b",), ("a",), 1, 2)]
     >>> _spans(["a", "b"], changes, 9)
@@ -300,28 +242,22 @@ def _spans(
     """
     found: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
     since: dict[str, int] = {}
-
-    def close(name: str, step: int) -> None:
-        # Two transitions without a step between them leave nothing to see.
-        if name in since and since[name] < step:
-            found[name].append((since[name], step))
-        since.pop(name, None)
-
-    for change in history:
-        for name in change.frozen:
-            close(name, change.step)
-        for name in change.opened:
-            since.setdefault(name, change.step)
-    for name in names:
-        close(name, total)
+    changes = [(change.step, change.frozen, change.opened) for change in history]
+    for step, frozen, opened in [*changes, (total, tuple(names), ())]:
+        for name in frozen:
+            first = since.pop(name, step)
+            if first < step:  # two transitions at one step leave no bar
+                found[name].append((first, step))
+        for name in opened:
+            since.setdefault(name, step)
     return found
 
 
 def _multipliers_seen(history: Sequence[Transition]) -> dict[str, float]:
-    """Each stage's learning rate as a share of the highest of the moment.
+    """Each stage's highest learning rate, as a share of the highest rate at that time.
 
-    The highest share that a stage ever had, because ramps only lower it; what is recorded as a
-    stage opens counts only if nothing else is known, because a ramp begins there.
+    Ramps only lower a rate. A ramp may begin where a stage opens, so the rate noted there counts
+    only if there is no other.
 
     >>> _multipliers_seen([Transition(0, 0, ("a", "b"), (), 1, 2, {"a": 0.1, "b": 0.05})])
     {'a': 1.0, 'b': 0.5}
@@ -330,7 +266,7 @@ def _multipliers_seen(history: Sequence[Transition]) -> dict[str, float]:
     opening: dict[str, float] = {}
     for change in history:
         highest = max(change.learning_rates.values(), default=0.0)
-        if highest <= 0:  # a scheduler's warm-up may begin with 0, which says nothing
+        if highest <= 0:  # a scheduler's warm-up may begin with 0, which has no shares
             continue
         for name, rate in change.learning_rates.items():
             kind = opening if change.step and name in change.opened else settled
@@ -339,27 +275,23 @@ def _multipliers_seen(history: Sequence[Transition]) -> dict[str, float]:
 
 
 def shortened(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
-    """Names cut in the middle, but so that different names stay different.
+    """Names cut in the middle; different names stay different.
 
     >>> shortened(["head", "ernie.encoder.layers.11.self_attn.out_proj"])
     ['head', 'ernie.enc…self_attn.out_proj']
     """
 
-    def cut(name: str, length: int) -> str:
-        if len(name) <= length:
-            return name
-        front = (length - 1) // 3  # the end of a dotted name says more than its beginning
-        return f"{name[:front]}…{name[front + 1 - length :]}"
+    def cut(name: str) -> str:
+        front = (longest - 1) // 3  # the end of a dotted name says more than its beginning
+        return name if len(name) <= longest else f"{name[:front]}…{name[front + 1 - longest :]}"
 
-    while True:
-        found = [cut(name, longest) for name in names]
-        if len(set(found)) == len(set(names)):
-            return found
-        longest += 4
+    found = [cut(name) for name in names]
+    return found if len(set(found)) == len(set(names)) else shortened(names, longest + 4)
 
 
 def _draw(
     title: str,
+    reservation: str,
     rows: Sequence[_Row],
     ratios: Sequence[tuple[int, float]],
     total: int,
@@ -378,7 +310,7 @@ def _draw(
             "pip install 'paddle_freeze_callback[plot]'"
         ) from error
 
-    rows = sorted(rows, key=lambda row: row.name == REST)  # stable: else the order of the stages
+    rows = sorted(rows, key=lambda row: row.name == REST)  # the rest last; others in their order
     upper = min(max(_ROW * len(rows), _LOWEST), _HIGHEST)
     heights = [upper] + [_PANEL] * (1 + len(metrics))
     figure = Figure(figsize=(_WIDTH, sum(heights) + _AROUND), layout="constrained")
@@ -387,10 +319,13 @@ def _draw(
         len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
     axes: list[Axes] = list(grid[:, 0])
-    figure.suptitle(title, fontsize=12)
+    counts = [
+        f"{number:,} {thing}{'' if number == 1 else 's'}"
+        for number, thing in ((len(rows), "stage"), (total, "step"))
+    ]
+    figure.suptitle(f"{title}: {', '.join(counts)}{reservation}", fontsize=12)
 
-    begin = min((step for step, _ in ratios), default=0)
-    _draw_stages(figure, axes[0], rows, begin, total, upper)
+    _draw_stages(figure, axes[0], rows, ratios[0][0], total, upper)
     _draw_ratio(axes[1], ratios, total)
     for axis, (name, points) in zip(axes[2:], metrics.items()):
         _draw_metric(axis, name, points)
@@ -428,10 +363,7 @@ def _draw_stages(
     norm = LogNorm(low, high) if low > 0 and high / low > 4 else Normalize(low, high)
 
     places = range(len(rows))
-    axis.barh(
-        places, [total - begin] * len(rows), left=begin, height=0.8, facecolor=_FROZEN,
-        edgecolor=_HATCH, linewidth=0, hatch="////", zorder=1,
-    )  # fmt: skip
+    axis.barh(places, [total - begin] * len(rows), left=begin, height=0.8, zorder=1, **_FROZEN)
     for place, row in zip(places, rows):
         if row.spans:
             colour = colours(norm(row.multiplier) if differ else 0.7)
@@ -441,8 +373,8 @@ def _draw_stages(
             )  # fmt: skip
             bars.set_gid(row.name)
 
-    # Nothing below this size can be read; from there on not every stage has its name.
-    font = min(9.0, 0.75 * 72 * height / max(len(rows), 1))
+    # Nothing below the smallest size can be read; from there on only every n-th stage is named.
+    font = min(_FONT, 0.75 * 72 * height / max(len(rows), 1))
     every = math.ceil(_SMALLEST_FONT / font)
     axis.set_yticks(
         places[::every], shortened([row.name for row in rows])[::every],
@@ -451,18 +383,14 @@ def _draw_stages(
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelbottom=False)
+    handles = [Patch(facecolor=colours(0.7), label="open"), Patch(label="frozen", **_FROZEN)]
     figure.legend(
-        handles=[
-            Patch(facecolor=colours(0.7), label="open"),
-            Patch(facecolor=_FROZEN, edgecolor=_HATCH, linewidth=0, hatch="////", label="frozen"),
-        ],
-        loc="outside lower center", ncols=2, frameon=False, fontsize=9,
-    )  # fmt: skip
+        handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=_FONT
+    )
     if differ:
-        bar = figure.colorbar(
-            ScalarMappable(norm, colours), ax=axis, pad=0.015, aspect=height / 0.1
-        )
-        bar.set_label("learning-rate multiplier", fontsize=9)
+        mappable = ScalarMappable(norm, colours)
+        bar = figure.colorbar(mappable, ax=axis, pad=0.015, aspect=height / 0.1)
+        bar.set_label("learning-rate multiplier", fontsize=_FONT)
         shown = _apart(values, [float(norm(value)) for value in values], max(0.14 / height, 0.1))
         bar.set_ticks(shown, labels=[f"{value:.3g}" for value in shown])
         bar.ax.tick_params(labelsize=8)
@@ -470,7 +398,7 @@ def _draw_stages(
 
 
 def _apart(values: Sequence[float], places: Sequence[float], least: float) -> list[float]:
-    """Those of some ordered values that leave room between their labels; both ends are among them.
+    """Those of some ordered values that leave room between their labels, both ends included.
 
     >>> _apart([1, 2, 3, 4], [0, 0.04, 0.5, 1], 0.1)
     [1, 3, 4]
@@ -485,10 +413,7 @@ def _apart(values: Sequence[float], places: Sequence[float], least: float) -> li
 def _draw_ratio(axis: Axes, ratios: Sequence[tuple[int, float]], total: int) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    steps = [step for step, _ in ratios]
-    values = [ratio for _, ratio in ratios]
-    if ratios:  # the last value holds until the end
-        steps, values = [*steps, total], [*values, values[-1]]
+    steps, values = zip(*ratios, (total, ratios[-1][1]))  # the last value holds until the end
     axis.plot(steps, values, drawstyle="steps-post", color=_LINE, linewidth=1.6)
     axis.fill_between(steps, values, step="post", color=_LINE, alpha=0.12, linewidth=0)
     axis.set_ylim(0, 1.05)
@@ -501,9 +426,8 @@ def _draw_metric(axis: Axes, name: str, points: Sequence[tuple[float, float]]) -
     from matplotlib.ticker import MaxNLocator
 
     axis.plot(
-        [step for step, _ in points], [value for _, value in points], color=_LINE, linewidth=1.4,
-        marker="o", markersize=3.5, markevery=max(1, len(points) // 40),
-        clip_on=False,
+        *zip(*points), color=_LINE, linewidth=1.4, marker="o", markersize=3.5,
+        markevery=max(1, len(points) // 40), clip_on=False,
     )  # fmt: skip
     axis.margins(y=0.12)
     axis.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
@@ -511,27 +435,21 @@ def _draw_metric(axis: Axes, name: str, points: Sequence[tuple[float, float]]) -
 
 
 def _dress(axis: Axes, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=9, parse_math=False)
+    axis.set_title(title, loc="left", fontsize=_FONT, parse_math=False)
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
 
 
-def _mark_epochs(axes: Sequence[Axes], total: int, steps: float) -> None:
+def _mark_epochs(axes: Sequence[Axes], total: int, length: float) -> None:
     """A second scale on top, and a line where an epoch begins, unless these would be a fence."""
     from matplotlib.ticker import MaxNLocator
 
-    def epochs(step: Any) -> Any:
-        return step / steps
-
-    def back(epoch: Any) -> Any:
-        return epoch * steps
-
-    above = axes[0].secondary_xaxis("top", functions=(epochs, back))
+    scale: Any = (lambda step: step / length, lambda epoch: epoch * length)
+    above = axes[0].secondary_xaxis("top", functions=scale)
     above.set_xlabel("epochs")
     above.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    number = math.ceil(total / steps) - 1
-    if number <= _MOST_EPOCH_LINES:
-        for axis in axes:
-            for epoch in range(1, number + 1):
-                axis.axvline(epoch * steps, color="#888888", linewidth=0.7, linestyle=":", zorder=3)
+    number = math.ceil(total / length) - 1
+    for axis in axes if number <= _MOST_EPOCH_LINES else ():
+        for epoch in range(1, number + 1):
+            axis.axvline(epoch * length, color="#888888", linewidth=0.7, linestyle=":", zorder=3)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paddle import nn
 
+from ..cache.keys import CannotCacheError
 from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
 from ..freezing.rates import check_optimizer
@@ -20,16 +22,11 @@ from ..stages.weights import weights
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
-from .estimate import (
-    MOMENTS,
-    STATE_BYTES,
-    cache_bytes,
-    from_top,
-    moments_of,
-    time_share,
-    work_by_parameters,
-    work_measured,
-)
+from ..words import percent, size_text
+from . import estimate
+from .table import Table, as_html, as_rich, as_text, show
+
+_MOST_PHASES = 24  # in a table
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,11 @@ class StagePreview:
     Attributes:
         name: its name.
         parameters: how many parameter tensors it has.
-        numel: their elements.
+        numel: the number of their elements.
         share: elements / all elements of the network.
         spans: when it is open: (first step, step after the last), in order; empty if never.
         multiplier: its learning-rate multiplier, ramps aside.
-        optimizer_bytes: what the optimizer keeps for it once it has been open.
+        optimizer_bytes: bytes that the optimizer keeps for it once it has been open.
     """
 
     name: str
@@ -67,8 +64,8 @@ class Phase:
         trainable: trainable elements.
         ratio: trainable elements / all elements.
         time_share: estimated time of a step / that of a step with everything open.
-        memory_share: the same for the memory of weights, gradients and optimizer state;
-            activations, which depend on the batch, are left out.
+        memory_share: memory of weights, gradients and optimizer state / that with everything
+            open. Activations depend on the batch and are left out.
     """
 
     step: int
@@ -83,20 +80,20 @@ class Phase:
 
 @dataclass(frozen=True)
 class Preview:
-    """A planned run.
+    """A planned run: print it, ``show()`` it, or leave it at the end of a notebook's cell.
 
     Attributes:
         stages: all stages, head first.
-        phases: what follows what.
+        phases: the phases, in order of time.
         total_steps: optimizer steps in the run.
         steps_per_epoch: optimizer steps in an epoch; ``None`` if the run has no epochs.
         saving: estimated share of the run's time that it saves against training everything.
-        measured: whether time was measured on a batch, or follows from parameters alone.
-        cache_bytes: bytes a sample that a cache would keep, by the step of the phase; without a
-            batch or a cache empty.
-        notes: what cannot be known before the run, or deserves a word.
-        decided_later: whether the schedule decides while it runs, so that this is only what is
-            known before.
+        measured: whether time was measured on a batch; otherwise it follows from parameters.
+        cache_bytes: bytes that a cache would keep of each sample, by the first step of the phase;
+            empty without a cache or without a batch to try it on.
+        notes: warnings, and what cannot be known before the run.
+        decided_later: whether the schedule makes decisions while it runs. Then the phases are
+            those known before.
     """
 
     stages: tuple[StagePreview, ...]
@@ -110,25 +107,17 @@ class Preview:
     decided_later: bool = False
 
     def __str__(self) -> str:
-        from .table import plain
-
-        return plain(self)
+        return as_text(*_page(self))
 
     def __rich__(self) -> Any:
-        from .table import rich_view
-
-        return rich_view(self)
+        return as_rich(*_page(self))
 
     def _repr_html_(self) -> str:
-        from .table import html_view
-
-        return html_view(self)
+        return as_html(*_page(self))
 
     def show(self) -> None:
-        """Print it: with colours in a terminal, as plain text anywhere else."""
-        from .table import show
-
-        show(self)
+        """Print it: in colours in a terminal, as plain text anywhere else."""
+        show(*_page(self))
 
 
 def preview(
@@ -145,104 +134,104 @@ def preview(
 ) -> Preview:
     """What a schedule will do to a network; the network is left as it was found.
 
-    Time is estimated with one unit for the forward of a part of the network, one for the gradient
-    of its activations and one for that of its weights: a frozen part beneath everything that is
-    open costs its forward alone.
-
     Args:
         network: the network.
         stages: as in :class:`FreezeSchedule`.
         strategy: which stages are open when.
         learning_rates: multipliers of the stages.
-        run: how long the run is, with its total of steps.
-        optimizer: its state per parameter is counted, and it is checked as at the start of a run;
-            without one, AdamW's state is counted.
-        batch: what the network is called with (a tensor, or a tuple, list or dictionary of
-            them): the forward of each stage is measured on it, a few times, without gradients.
-        frees_state: whether the state of what freezes again is dropped.
-        cache: the cache's options; with a batch, what it keeps is found out by trying.
+        run: how long the run is; its number of steps must be known.
+        optimizer: as in :meth:`FreezeSchedule.preview`.
+        batch: as in :meth:`FreezeSchedule.preview`.
+        frees_state: whether the optimizer drops the state of a stage that freezes again.
+        cache: the cache's options; with a batch, the cache is tried in each phase.
 
     Raises:
         ValueError, TypeError: as at the start of a run.
         RuntimeError: if a schedule is at work on the network.
     """
+    plan = _fitted(network, stages, strategy, learning_rates, run, optimizer)
+    notes = _notes(plan, run, optimizer, batch)
+    every = {weight.name: weight for weight in weights(network)}
+    total = sum(weight.numel for weight in every.values())
+    opens = {  # elements that may open
+        stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
+        for stage in plan.stages
+    }
+    work = None
+    if batch is not None:
+        work = estimate.work_measured(network, plan.stages, every, batch)
+        if work is None:
+            notes.append(
+                "too little of the forward could be measured layer by layer: time is estimated "
+                "from parameters"
+            )
+    measured = work is not None
+    work = work or estimate.work_by_parameters(network, plan.stages, every)
+    order = estimate.from_top(network, plan, stages)
+    own = {stage.name: opens[stage.name] / max(stage.numel, 1) for stage in plan.stages}
+    moments = None if optimizer is None else estimate.moments_of(optimizer)
+    moments = 2 if moments is None else moments  # AdamW's
+    phases: list[Phase] = []
+    had: frozenset[str] = frozenset()
+    for step, until, opened in _openings(plan, run):
+        in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
+        had = opened if frees_state else had | opened
+        trainable = sum(opens[name] for name in in_order)
+        state = moments * sum(opens[name] for name in had)
+        phases.append(
+            Phase(
+                step, until, run.epoch_of(step), in_order, trainable, trainable / total,
+                estimate.time_share(order, work, opened, own),
+                (total + trainable + state) / (total * (2 + moments)),
+            )
+        )  # fmt: skip
+    shown = []
+    for stage in plan.stages:
+        spans = _spans(stage.name, phases)
+        state = moments * opens[stage.name] if spans else 0
+        shown.append(
+            StagePreview(
+                stage.name, len(stage.parameters), stage.numel, stage.numel / total, spans,
+                plan.multipliers.get(stage.name, 1.0), state * estimate.STATE_BYTES,
+            )
+        )  # fmt: skip
+    kept: dict[int, int] = {}
+    if cache is not None and batch is None:
+        notes.append("no batch was given: what the cache keeps is not known")
+    elif cache is not None:
+        for phase in phases:
+            try:
+                kept[phase.step] = estimate.cache_bytes(network, plan, phase.opened, batch, cache)
+            except CannotCacheError as why:
+                notes.append(f"from step {phase.step} the cache is off: {why}")
+    length = phases[-1].until
+    spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
+    return Preview(
+        tuple(shown), tuple(phases), length, run.steps_per_epoch, 1 - spent / length, measured,
+        kept, tuple(notes), plan.strategy.decides or plan.strategy.measures,
+    )  # fmt: skip
+
+
+def _fitted(
+    network: nn.Layer,
+    stages: Stages,
+    strategy: Strategy,
+    learning_rates: LearningRates,
+    run: Run,
+    optimizer: Any,
+) -> Plan:
+    """The schedule fitted to the network; refuses what the start of a run would refuse."""
     weights(network)  # is it a network at all?
     refuse_running(network)
     plan = plan_of(network, stages, strategy, learning_rates)
-    names = plan.schedulable
-    refuse_nothing_to_train(network, names)
-    plan.strategy.check(run, names)
+    refuse_nothing_to_train(network, plan.schedulable)
+    plan.strategy.check(run, plan.schedulable)
     learning_rates.check(run)
-    every = {weight.name: weight for weight in weights(network)}
-    moments = 2 if optimizer is None else moments_of(optimizer)
     if optimizer is not None:
         optimizers.check(optimizer, plan.will_open(network, run))
         if not learning_rates.neutral:
             check_optimizer(optimizers.innermost(optimizer))
-    total = sum(weight.numel for weight in every.values())
-    sizes = {s.name: sum(every[n].numel for n in s.parameters) for s in plan.stages}
-    opens = {
-        stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
-        for stage in plan.stages
-    }
-    notes = _notes(plan, run, optimizer, batch)
-    work = None if batch is None else work_measured(network, plan.stages, batch)
-    measured = work is not None
-    if batch is not None and work is None:
-        notes.append(
-            "too little of the forward could be measured layer by layer: time is estimated from "
-            "parameters"
-        )
-    work = work or work_by_parameters(network, plan.stages, every)
-    order = from_top(network, plan, stages)
-    own = {name: opens[name] / max(size, 1) for name, size in sizes.items()}
-    assert run.total_steps
-    timetable = plan.strategy.timetable(run, names)
-    openings = [(step, opened) for step, opened in timetable if step < run.total_steps]
-    ends = [step for step, _ in openings[1:]] + [run.total_steps]
-    phases: list[Phase] = []
-    had: frozenset[str] = frozenset()
-    for (step, opened), until in zip(openings, ends):
-        in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
-        had = opened if frees_state else had | opened
-        trainable = sum(opens[name] for name in in_order)
-        kept = sum(opens[name] for name in had)
-        phases.append(
-            Phase(
-                step, until, run.epoch_of(step), in_order, trainable, trainable / total,
-                time_share(order, work, opened, own),
-                (total + trainable + moments * kept) / (total * (2 + moments)),
-            )
-        )  # fmt: skip
-    spans = {stage.name: _spans(stage.name, phases) for stage in plan.stages}
-    shown = tuple(
-        StagePreview(
-            stage.name,
-            len(stage.parameters),
-            sizes[stage.name],
-            sizes[stage.name] / total,
-            spans[stage.name],
-            plan.multipliers.get(stage.name, 1.0),
-            moments * STATE_BYTES * (opens[stage.name] if spans[stage.name] else 0),
-        )
-        for stage in plan.stages
-    )  # fmt: skip
-    features: dict[int, int] = {}
-    if cache is not None and batch is not None:
-        for phase in phases:
-            each, why = cache_bytes(network, plan, phase.opened, batch, cache)
-            if each is None:
-                notes.append(f"from step {phase.step} the cache is off: {why}")
-            else:
-                features[phase.step] = each
-    elif cache is not None:
-        notes.append("no batch was given: what the cache keeps is not known")
-    spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
-    return Preview(
-        shown, tuple(phases), run.total_steps, run.steps_per_epoch, 1 - spent / run.total_steps,
-        measured, features, tuple(notes),
-        plan.strategy.decides or plan.strategy.measures,
-    )  # fmt: skip
+    return plan
 
 
 def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
@@ -257,9 +246,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
         notes.append(never_opens(late, run))
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
-    elif moments_of(optimizer) == 2 and not any(
-        kind.__name__ in MOMENTS for kind in type(optimizers.innermost(optimizer)).__mro__
-    ):
+    elif estimate.moments_of(optimizer) is None:
         notes.append(
             f"the state of {type(optimizers.innermost(optimizer)).__name__} is not known; "
             "counted as AdamW's"
@@ -269,14 +256,88 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
     return notes
 
 
+def _openings(plan: Plan, run: Run) -> list[tuple[int, int, frozenset[str]]]:
+    """First step, step after the last, and open stages of each phase."""
+    assert run.total_steps
+    timetable = plan.strategy.timetable(run, plan.schedulable)
+    known = [(step, opened) for step, opened in timetable if step < run.total_steps]
+    ends = [*(step for step, _ in known[1:]), run.total_steps]
+    return [(step, until, opened) for (step, opened), until in zip(known, ends)]
+
+
 def _spans(name: str, phases: Sequence[Phase]) -> tuple[tuple[int, int], ...]:
     """When a stage is open; phases that follow each other are one span."""
-    found: list[tuple[int, int]] = []
-    for phase in phases:
-        if name not in phase.opened:
-            continue
-        if found and found[-1][1] == phase.step:
-            found[-1] = (found[-1][0], phase.until)
-        else:
-            found.append((phase.step, phase.until))
-    return tuple(found)
+    runs = itertools.groupby(phases, key=lambda phase: name in phase.opened)
+    spans = [list(group) for opened, group in runs if opened]
+    return tuple((group[0].step, group[-1].until) for group in spans)
+
+
+# ------------------------------------------------------------ as tables
+
+
+def _page(preview: Preview) -> tuple[list[Table], list[str]]:
+    """The tables of stages and of phases, and the lines beneath them."""
+    return [_stage_table(preview), _phase_table(preview)], _closing(preview)
+
+
+def _stage_table(preview: Preview) -> Table:
+    def when(spans: tuple[tuple[int, int], ...]) -> str:
+        if spans == ((0, preview.total_steps),):
+            return "all the time"
+        shown = [
+            f"from {first}" if after == preview.total_steps else f"{first} to {after}"
+            for first, after in spans
+        ]
+        if len(shown) > 3:
+            shown = [*shown[:2], f"... ({len(shown)} times)"]
+        return ", ".join(shown) or "never"
+
+    rows = [
+        (
+            stage.name, f"{stage.parameters:,}", f"{stage.numel:,}", percent(stage.share),
+            when(stage.spans), f"x {stage.multiplier:.3g}", size_text(stage.optimizer_bytes),
+        )
+        for stage in preview.stages
+    ]  # fmt: skip
+    heads = ("stage", "tensors", "parameters", "share", "open", "lr", "optimizer state")
+    return Table(heads, rows, frozenset({"stage", "open"}))
+
+
+def _phase_table(preview: Preview) -> Table:
+    def names(opened: tuple[str, ...]) -> str:
+        if len(opened) == len(preview.stages):
+            return "everything"
+        if len(opened) > 3:
+            return f"{opened[0]} ... {opened[-1]} ({len(opened)})"
+        return ", ".join(opened) or "nothing"
+
+    rows = [
+        (
+            f"{phase.step:,}", str(phase.epoch), names(phase.opened), f"{phase.trainable:,}",
+            percent(phase.ratio), percent(phase.time_share), percent(phase.memory_share),
+            size_text(preview.cache_bytes[phase.step]) if phase.step in preview.cache_bytes else "",
+        )
+        for phase in preview.phases
+    ]  # fmt: skip
+    if len(rows) > _MOST_PHASES:  # all are in preview.phases
+        left = f"... {len(rows) - _MOST_PHASES:,} more phases"
+        rows[_MOST_PHASES - 3 : -3] = [("", "", left, "", "", "", "", "")]
+    heads = ("from step", "epoch", "open", "trainable", "ratio", "time", "memory")
+    if not preview.cache_bytes:
+        return Table(heads, [row[:-1] for row in rows], frozenset({"open"}))
+    return Table((*heads, "cache, a sample"), rows, frozenset({"open"}))
+
+
+def _closing(preview: Preview) -> list[str]:
+    epochs = f", {preview.steps_per_epoch:,} an epoch" if preview.steps_per_epoch else ""
+    if preview.decided_later:
+        saving = "how much time is saved shows when it runs"
+    else:
+        how = "measured" if preview.measured else "estimated from parameters"
+        share = percent(max(preview.saving, 0))
+        saving = f"about {share} of the time saved against training everything ({how})"
+    return [
+        f"{preview.total_steps:,} steps{epochs}; {saving}.",
+        "time and memory: of a step with everything open; memory without activations.",
+        *(f"- {note}" for note in preview.notes),
+    ]

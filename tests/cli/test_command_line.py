@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses, and that what it writes says the same."""
+"""The command line: its output, its refusals, and that a written schedule does the same."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def bert(tmp_path):
 
 
 def mistake(capsys, *words) -> str:
-    """The one line that a command with a mistake says; nothing is on the standard output."""
+    """The one line of error of a command with a mistake; the standard output stays empty."""
     assert main([str(word) for word in words]) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -98,7 +98,7 @@ def mistake(capsys, *words) -> str:
 
 
 def wrong(capsys, *words) -> str:
-    """What a wrong command line is answered with."""
+    """The standard error after a wrong command line."""
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     assert stop.value.code == 2

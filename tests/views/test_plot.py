@@ -1,4 +1,4 @@
-"""Pictures of a schedule: what is in them, what is written, what is refused."""
+"""Pictures of a schedule: their content, their files, and the refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def planned(spans, multipliers=None, ratios=((0, 0.25),), total=300, steps_per_e
 
 
 def bars(figure):
-    """The open spans in the picture by stage, and where on the axis they are."""
+    """The open spans in the picture by stage, and their places on the axis."""
     found, places = {}, {}
     for collection in figure.axes[0].collections:
         boxes = [path.get_extents() for path in collection.get_paths()]

@@ -1,4 +1,4 @@
-"""What a preview says is what then happens; and it leaves the network alone."""
+"""A preview shows what the run then does, and leaves the network alone."""
 
 from __future__ import annotations
 
@@ -319,6 +319,28 @@ def test_measured_shares_follow_where_the_time_is_spent():
     batch = paddle.to_tensor(np.ones([64, 512], "float32"))
     table = schedule.preview(network, total_steps=10, batch=batch)
     assert table.phases[0].time_share < 0.4
+
+
+def test_a_layer_with_two_names_is_measured_once():
+    seen = []
+
+    class Twice(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Linear(4, 4)
+            self.again = self.block
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            seen.append(len(self.block._forward_pre_hooks))
+            return self.fc(self.again(self.block(x)))
+
+    network = Twice()
+    FreezeSchedule(stages=["fc", "block"]).preview(
+        network, total_steps=4, batch=paddle.rand([2, 4])
+    )
+    assert set(seen) == {1}
+    assert not network.block._forward_pre_hooks
 
 
 def test_the_picture_of_a_run_shows_its_metrics_but_no_timings(tmp_path):
