@@ -15,9 +15,9 @@ from paddle import nn
 from ..schedule import FreezeSchedule
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
-from ..stages.partition import covering
+from ..stages.partition import Survey, covering
 from ..stages.selectors import select
-from ..stages.weights import Weight, weights
+from ..stages.weights import Weight
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.moments import Moment
@@ -59,8 +59,9 @@ def written_out(
             f"--yaml: {rule!r} decides while it runs, so its moments are not known before; after a "
             "run, schedule.as_explicit() tells them"
         )
-    fitted = plan_of(network, schedule._stages, rule, manners["learning_rates"])
-    every = weights(network)
+    survey = Survey(network)
+    fitted = plan_of(survey, schedule._stages, rule, manners["learning_rates"])
+    every = survey.weights
     names = {stage.name: covering(stage, every, fitted.openable) for stage in fitted.stages}
     moments = _moments(fitted, rule, run)
     total = sum(weight.numel for weight in every)

@@ -19,9 +19,8 @@ from ..cache.state import ForwardState, WeightState
 from ..freezing import optimizer as optimizers
 from ..freezing.freezer import Freezer
 from ..session.plan import Plan
-from ..stages.automatic import depth_of_weights
-from ..stages.partition import REST, Stage, Stages
-from ..stages.weights import Weight, layers, weights
+from ..stages.partition import REST, Stage, Stages, Survey
+from ..stages.weights import Weight, layers
 from ..strategies.explicit import Explicit
 
 STATE_BYTES = 4  # moments are float32
@@ -41,12 +40,12 @@ def moments_of(optimizer: Any) -> int:
     return next((MOMENTS[kind] for kind in kinds if kind in MOMENTS), 2)
 
 
-def from_top(network: nn.Layer, plan: Plan, stages: Stages) -> list[str]:
+def from_top(survey: Survey, plan: Plan, stages: Stages) -> list[str]:
     """The names of the stages, the top one first; those of unfreeze_at come in order of opening."""
     names = [stage.name for stage in plan.stages]
     if not (isinstance(plan.strategy, Explicit) and stages == "auto"):
         return names
-    depth = depth_of_weights(network)
+    depth = survey.depths
     lowest = {s.name: max((depth.get(n, 0) for n in s.parameters), default=0) for s in plan.stages}
     return sorted(names, key=lambda name: lowest[name])
 
@@ -116,7 +115,7 @@ def _modes_kept(network: nn.Layer) -> Iterator[None]:
 
 
 def work_measured(
-    network: nn.Layer, stages: Sequence[Stage], batch: Any, rounds: int = 3
+    survey: Survey, stages: Sequence[Stage], batch: Any, rounds: int = 3
 ) -> dict[str, float] | None:
     """The forward's share of each stage, measured; layers without weights count to the last one.
 
@@ -124,7 +123,8 @@ def work_measured(
     traced as a whole.
     """
     stage_of = {name: stage.name for stage in stages for name in stage.parameters}
-    owner = {id(w.tensor): stage_of[w.name] for w in weights(network) if w.name in stage_of}
+    network = survey.network
+    owner = {id(w.tensor): stage_of[w.name] for w in survey.weights if w.name in stage_of}
     spent: list[dict[str, float]] = []
     wholes: list[float] = []
     current: dict[str, Any] = {}
@@ -176,12 +176,11 @@ def work_measured(
 
 
 def cache_bytes(
-    network: nn.Layer, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
+    survey: Survey, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
 ) -> tuple[int | None, str]:
     """Bytes a sample that a cache keeps while these stages are open, or why there is none."""
-    freezer = Freezer(
-        network, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval"
-    )
+    network = survey.network
+    freezer = Freezer(survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval")
     gradients = WeightState(network)  # freezing drops those that are left over
     with _modes_kept(network), paddle.enable_grad():
         try:

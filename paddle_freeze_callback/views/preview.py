@@ -10,13 +10,11 @@ from paddle import nn
 
 from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
-from ..freezing.rates import check_optimizer
 from ..session.ownership import refuse_running
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
-from ..session.preflight import never_opens, refuse_nothing_to_train
-from ..stages.partition import Stages
-from ..stages.weights import weights
+from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
+from ..stages.partition import Stages, Survey
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
@@ -166,19 +164,15 @@ def preview(
         ValueError, TypeError: as at the start of a run.
         RuntimeError: if a schedule is at work on the network.
     """
-    weights(network)  # is it a network at all?
+    survey = Survey(network)
     refuse_running(network)
-    plan = plan_of(network, stages, strategy, learning_rates)
+    plan = plan_of(survey, stages, strategy, learning_rates)
     names = plan.schedulable
-    refuse_nothing_to_train(network, names)
-    plan.strategy.check(run, names)
-    learning_rates.check(run)
-    every = {weight.name: weight for weight in weights(network)}
+    refuse_misfits(plan, survey, run)
+    every = survey.by_name
     moments = 2 if optimizer is None else moments_of(optimizer)
     if optimizer is not None:
-        optimizers.check(optimizer, plan.will_open(network, run))
-        if not learning_rates.neutral:
-            check_optimizer(optimizers.innermost(optimizer))
+        refuse_optimizer(plan, survey, run, optimizer)
     total = sum(weight.numel for weight in every.values())
     sizes = {s.name: sum(every[n].numel for n in s.parameters) for s in plan.stages}
     opens = {
@@ -186,7 +180,7 @@ def preview(
         for stage in plan.stages
     }
     notes = _notes(plan, run, optimizer, batch)
-    work = None if batch is None else work_measured(network, plan.stages, batch)
+    work = None if batch is None else work_measured(survey, plan.stages, batch)
     measured = work is not None
     if batch is not None and work is None:
         notes.append(
@@ -194,7 +188,7 @@ def preview(
             "parameters"
         )
     work = work or work_by_parameters(network, plan.stages, every)
-    order = from_top(network, plan, stages)
+    order = from_top(survey, plan, stages)
     own = {name: opens[name] / max(size, 1) for name, size in sizes.items()}
     assert run.total_steps
     timetable = plan.strategy.timetable(run, names)
@@ -230,7 +224,7 @@ def preview(
     features: dict[int, int] = {}
     if cache is not None and batch is not None:
         for phase in phases:
-            each, why = cache_bytes(network, plan, phase.opened, batch, cache)
+            each, why = cache_bytes(survey, plan, phase.opened, batch, cache)
             if each is None:
                 notes.append(f"from step {phase.step} the cache is off: {why}")
             else:
@@ -252,9 +246,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
             f"{type(strategy).__name__} decides while it runs; shown is what is known before, "
             "which changes with what it sees"
         )
-    late = strategy.never_open(run, plan.schedulable)
-    if late:
-        notes.append(never_opens(late, run))
+    notes += doubts(plan, run)
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
     elif moments_of(optimizer) == 2 and not any(
