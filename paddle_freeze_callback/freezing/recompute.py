@@ -46,9 +46,8 @@ class Bridge:
             for layer in outermost
             if isinstance(layer, nn.layer.rnn.RNNBase)
         ]
-        watched = {
-            id(node.layer): node.layer for node in root.layers() if not opened.isdisjoint(node.own)
-        }
+        owners = (node for node in root.layers() if not opened.isdisjoint(node.own))
+        watched = {id(node.layer): node.layer for node in owners}
         self._watch = [layer.register_forward_pre_hook(self._look) for layer in watched.values()]
         self._root = root.layer.register_forward_post_hook(self._decide)
 

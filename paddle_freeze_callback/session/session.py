@@ -13,7 +13,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -267,12 +266,7 @@ class Freezing:
     def __enter__(self) -> Freezing:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(verify=error is None)
 
     # ------------------------------------------------------------ seen from outside

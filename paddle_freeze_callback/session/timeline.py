@@ -69,8 +69,8 @@ class Timeline:
 
     def progress(self, step: int, metrics: Mapping[str, Any] | None = None) -> Progress:
         """Where training is after so many steps, with the decisions made until then."""
-        known = tuple(decision for decision in self.decisions if decision[0] <= step)
-        return Progress(step, self.run, metrics or {}, known, self.plan.schedulable)
+        names = self.plan.schedulable
+        return Progress(step, self.run, metrics or {}, self.decisions, names).back_to(step)
 
     def open_at(self, step: int) -> Names:
         """The names of the stages that are open after so many steps."""
