@@ -338,8 +338,7 @@ class FreezeSchedule:
     @property
     def cache(self) -> CacheStatistics | None:
         """What the cache of the last run did; ``None`` without a cache, or before the first run."""
-        cache = self._freezing.cache if self._freezing else None
-        return None if cache is None else cache.statistics
+        return self._freezing.cache if self._freezing else None
 
     def as_explicit(self) -> Explicit:
         """What happened in the last run, as a schedule that can be printed and replayed.
@@ -365,7 +364,7 @@ class FreezeSchedule:
         """
         if self._freezing is None:
             raise RuntimeError("there is no run to save yet; call it while training, or after")
-        self._freezing.save(place, repr(self))
+        self._freezing.save(place)
 
     def restore(self) -> None:
         """Put the network back as it was found, at once.
@@ -587,6 +586,7 @@ class FreezeSchedule:
                 run,
                 step,
                 say=say,
+                schedule=repr(self),
                 record=record,
                 checkpoint=checkpoint,
                 evaluates=evaluates,
@@ -729,7 +729,7 @@ class FreezeSchedule:
         """The Trainer saved a checkpoint: put beside it what a resumed run must know."""
         if self._freezing is not None and isinstance(self._loop, TrainerLoop):
             folder = checkpoint_folder(args, state)
-            self._freezing.save(folder, repr(self), state.global_step)
+            self._freezing.save(folder, state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer logs: add our numbers."""
@@ -811,7 +811,7 @@ class FreezeSchedule:
         prefix = checkpoint_prefix(self, epoch)
         loop.saved = None if prefix is None else epoch
         if prefix is not None:
-            self._freezing.save(prefix, repr(self), loop.done)
+            self._freezing.save(prefix, loop.done)
 
     def _ignore(self, *event: Any, **context: Any) -> None:
         """An event of either loop at which nothing needs to be done."""

@@ -14,9 +14,8 @@ from paddle import nn
 from ..schedule import FreezeSchedule
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
-from ..stages.partition import Stages, covering
+from ..stages.partition import Stages, Survey, covering
 from ..stages.selectors import select
-from ..stages.weights import weights
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.moments import Moment
@@ -69,9 +68,10 @@ def written_out(
             "run, schedule.as_explicit() tells them"
         )
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
-    plan = plan_of(network, stages, rule, rates)
-    total = sum(weight.numel for weight in weights(network))
-    lines = [*_body(network, plan, run, _counts_steps(rule), total), *_other(options, rule)]
+    survey = Survey(network)
+    plan = plan_of(survey, stages, rule, rates)
+    total = sum(weight.numel for weight in survey.weights)
+    lines = [*_body(survey, plan, run, _counts_steps(rule), total), *_other(options, rule)]
     head = f"""\
 {schedule!r}
 for {model}: {type(network).__name__}, {total:,} parameters,
@@ -89,11 +89,10 @@ a layer that is named at no moment stays frozen."""
 
 
 def _body(
-    network: nn.Layer, plan: Plan, run: Run, counts_steps: bool, total: int
+    survey: Survey, plan: Plan, run: Run, counts_steps: bool, total: int
 ) -> Iterator[tuple[str, str]]:
     """Lines of YAML with their comments: what opens and freezes when, and the rates."""
-    every = weights(network)
-    names = {stage.name: covering(stage, every, plan.openable) for stage in plan.stages}
+    names = {stage.name: covering(stage, survey.weights, plan.openable) for stage in plan.stages}
     before: frozenset[str] = frozenset()
     ever: frozenset[str] = frozenset()
     yield "unfreeze_at:", ""
@@ -106,7 +105,7 @@ def _body(
                 yield f"    {verb}:", ""
             for stage in (stage for stage in plan.stages if stage.name in which):
                 for name in names[stage.name]:
-                    numel = sum(weight.numel for weight in select(every, name))
+                    numel = sum(weight.numel for weight in select(survey.weights, name))
                     size = f"{numel:,} parameters, {100 * numel / total:.3g}%"
                     yield f"      - {_scalar(name)}", f"{stage.name}: {size}"
         before, ever = opened, ever | opened

@@ -1,6 +1,6 @@
 """The weights of the best evaluation so far, kept until a stage opens.
 
-Only what can have moved is kept: the weights that train, and all statistics and buffers.
+The copy holds only what can have moved: the weights that train, all statistics and buffers.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class BestWeights:
         self._copies = copies
 
     def _tensors(self) -> dict[str, paddle.Tensor]:
-        """Whatever may move, by name: the network's state, and master weights behind it."""
+        """The tensors that may move, by name: the network's state, and master weights behind it."""
         state = self._network.state_dict()
         masters = getattr(self._optimizer, "_master_weights", None) or {}
         behind = {

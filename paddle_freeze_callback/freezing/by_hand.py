@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from paddle import nn
 
-from ..stages.automatic import automatic_stages
-from ..stages.selectors import Selector, asked_by_name, select
-from ..stages.weights import Weight, weights
+from ..stages.partition import Survey
+from ..stages.selectors import Selector, asked_by_name
 from ..words import EVERYTHING
 from .freezer import set_frozen
 from .still import EvalForward, GlobalStatistics, governed, hold_statistics
+from .tree import tree
 
 
+@dataclass
 class _ByHand:
-    """What :func:`freeze` did to one network."""
+    """What :func:`freeze` did to one network.
 
-    def __init__(self) -> None:
-        self.frozen: dict[int, bool] = {}
-        self.held: dict[int, EvalForward | GlobalStatistics] = {}
+    Attributes:
+        frozen: the flags as they were found, by the identities of the weights.
+        held: what holds the statistics of layers, by the identities of the layers.
+    """
+
+    frozen: dict[int, bool] = field(default_factory=dict)
+    held: dict[int, EvalForward | GlobalStatistics] = field(default_factory=dict)
 
 
 _by_hand: weakref.WeakKeyDictionary[nn.Layer, _ByHand] = weakref.WeakKeyDictionary()
 
 
 def freeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, ...]:
-    """Freeze parameters, and hold the running statistics of their normalization layers still.
+    """Freeze parameters, and hold the running statistics of their normalization layers.
 
     Args:
         network: the network.
-        selector: which parameters, see :mod:`paddle_freeze_callback.selectors`.
+        selector: which parameters, see :mod:`paddle_freeze_callback.stages.selectors`.
 
     Returns:
         The names of the selected parameters.
@@ -46,13 +51,13 @@ def freeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, ...
     >>> net[0].weight.stop_gradient, net[1].weight.stop_gradient
     (True, False)
     """
-    every = _all_weights(network)
-    chosen = select(every, selector, automatic_stages(network, every))
+    survey = Survey(network)
+    chosen = survey.select(selector)
     state = _by_hand.setdefault(network, _ByHand())
     for weight in chosen:
         state.frozen.setdefault(id(weight.tensor), weight.tensor.stop_gradient)
-        set_frozen(weight, True)
-    _hold_by_hand(network, every, state)
+        set_frozen(weight.tensor, True)
+    _hold_by_hand(survey, state)
     return tuple(weight.name for weight in chosen)
 
 
@@ -82,34 +87,26 @@ def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, .
     >>> unfreeze(net, "1.bias")
     ('1.bias',)
     """
-    every = _all_weights(network)
-    chosen = select(every, selector, automatic_stages(network, every))
+    survey = Survey(network)
+    chosen = survey.select(selector)
     state = _by_hand.setdefault(network, _ByHand())
     found = {id(w.tensor): state.frozen.get(id(w.tensor), w.tensor.stop_gradient) for w in chosen}
     opened = []
     by_name = asked_by_name(chosen, selector, [w for w in chosen if not found[id(w.tensor)]])
     for weight in chosen:
         if not weight.trains and (not found[id(weight.tensor)] or weight.name in by_name):
-            set_frozen(weight, False)
+            set_frozen(weight.tensor, False)
             opened.append(weight.name)
         if weight.trains:
             state.frozen.pop(id(weight.tensor), None)
-    _hold_by_hand(network, every, state)
+    _hold_by_hand(survey, state)
     return tuple(opened)
 
 
-def _all_weights(network: nn.Layer) -> tuple[Weight, ...]:
-    every = weights(network)
-    if not every:
-        raise ValueError(
-            f"{type(network).__name__} has no parameters, so there is nothing to freeze"
-        )
-    return every
-
-
-def _hold_by_hand(network: nn.Layer, every: Sequence[Weight], state: _ByHand) -> None:
-    frozen = {id(w.tensor) for w in every if not w.trains and id(w.tensor) in state.frozen}
-    for _, layer, governors in governed(network, every, statistics=True):
+def _hold_by_hand(survey: Survey, state: _ByHand) -> None:
+    """Hold the statistics of exactly those layers that are frozen by hand."""
+    frozen = {id(w.tensor) for w in survey.weights if not w.trains and id(w.tensor) in state.frozen}
+    for _, layer, governors in governed(tree(survey), statistics=True):
         wanted = bool(governors) and governors <= frozen
         if wanted and id(layer) not in state.held:
             state.held[id(layer)] = hold_statistics(layer)

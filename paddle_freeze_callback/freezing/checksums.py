@@ -8,4 +8,5 @@ import paddle
 
 
 def checksum(tensor: paddle.Tensor) -> str:
+    """The same text for the same bits."""
     return hashlib.blake2b(tensor.numpy().tobytes(), digest_size=16).hexdigest()

@@ -1,70 +1,69 @@
-"""How to make a network be as a schedule says, and how to undo it.
+"""How a network is made to be as a schedule says, and how that is undone.
 
-Three things make a weight frozen: ``stop_gradient``; no stale gradient that would be added to
+Three things make a weight frozen: ``stop_gradient``; no stale gradient, which would be added to
 the first one after unfreezing (Paddle's ``clear_grad`` skips frozen parameters); and, for a
-normalization layer, running statistics that stand still although every training loop calls
+normalization layer, running statistics that stay as they are although every training loop calls
 ``network.train()`` before each batch.
 
 :class:`Freezer` applies a set of open stages. It is idempotent and converges from any state,
-because it remembers only how the network was found. :func:`freeze` and :func:`unfreeze` are the
-same machinery for people with a training loop of their own.
+because it remembers only how the network was found.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from paddle import nn
-from paddle.jit.dy2static.program_translator import StaticFunction
+import paddle
+from paddle.jit.dy2static.program_translator import ASTStaticFunction, ProgramTranslator
 
-from ..stages.partition import Stage
-from ..stages.weights import Weight, count, running_statistics, weights
+from ..stages.partition import Stage, Survey
+from ..stages.weights import Weight, running_statistics
 from .checksums import checksum
 from .recompute import Bridge
 from .still import EvalForward, GlobalStatistics, Governed, governed, hold_statistics
+from .tree import tree
 
 FROZEN_MODES = ("eval", "train")
 
 
 class Freezer:
-    """Makes a network's stages open or frozen, and knows how the network was found.
+    """Opens and freezes a network's stages, and knows how the network was found.
 
     Args:
-        network: the network.
+        survey: of the network.
         stages: all its stages, every weight in exactly one.
         openable: names of the weights that may be opened at all; others stay as found.
-        frozen_norm: ``"eval"`` holds running statistics of frozen layers still; ``"train"``
-            lets them move.
+        frozen_norm: ``"eval"`` holds running statistics of frozen layers; ``"train"`` lets them
+            move.
         frozen_dropout: ``"eval"`` also switches off dropout, and whatever else depends on
             training mode, in frozen layers; ``"train"`` leaves it on.
     """
 
     def __init__(
         self,
-        network: nn.Layer,
+        survey: Survey,
         stages: Sequence[Stage],
         openable: Collection[str],
         *,
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
     ) -> None:
-        every = weights(network)
-        by_name = {weight.name: weight for weight in every}
-        self._network = network
-        self._members = {stage.name: [by_name[n] for n in stage.parameters] for stage in stages}
+        self.weights = survey.weights
+        self._members = {s.name: [survey.by_name[n] for n in s.parameters] for s in stages}
         self._openable = frozenset(openable)
-        self._every = every
-        self._found = [(weight.tensor, weight.tensor.stop_gradient) for weight in every]
-        self._frozen_norm = frozen_norm
-        self._frozen_dropout = frozen_dropout
-        self._norms = governed(network, every, statistics=True)
-        self._others = governed(network, every, statistics=False)
+        self._found = [(weight.tensor, weight.tensor.stop_gradient) for weight in self.weights]
+        self._sizes = [(weight.tensor, weight.numel) for weight in self.weights]
+        self._tree = tree(survey)
+        self._governed: dict[str, list[Governed]] = {}
+        if frozen_norm == "eval":
+            self._governed["norm"] = governed(self._tree, statistics=True)
+        if frozen_dropout == "eval":
+            self._governed["eval"] = governed(self._tree, statistics=False)
         self._held: dict[tuple[str, int], EvalForward | GlobalStatistics] = {}
         self._bridge: Bridge | None = None
-        # A traced function may call the network from anywhere, so all there are are found. By
-        # type: isinstance() asks the object, and a dead weak proxy raises.
-        self._traced = [one for one in gc.get_objects() if issubclass(type(one), StaticFunction)]
+        self._traced = traced_functions()
         self._applied: frozenset[str] | None = None
         self.holds = True
 
@@ -73,33 +72,28 @@ class Freezer:
 
         Applying twice changes nothing; the result does not depend on what was applied before.
         """
+        frozen_now: set[int] = set()
         for name, members in self._members.items():
+            closed = name not in open_stages
             for weight in members:
-                set_frozen(weight, name not in open_stages or weight.name not in self._openable)
-        frozen_now = {
-            id(weight.tensor)
-            for name, members in self._members.items()
-            if name not in open_stages
-            for weight in members
-        }
-        if self._frozen_norm == "eval":
-            self._hold("norm", self._norms, frozen_now)
-        if self._frozen_dropout == "eval":
-            self._hold("eval", self._others, frozen_now)
+                set_frozen(weight.tensor, closed or weight.name not in self._openable)
+            if closed:
+                frozen_now.update(id(weight.tensor) for weight in members)
+        for kind, layers in self._governed.items():
+            self._hold(kind, layers, frozen_now)
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
             self.cut_bridge()
-            opened = {id(weight.tensor) for weight in self._every if weight.trains}
-            self._bridge = Bridge(self._network, frozen_now, opened)
+            self._bridge = Bridge(self._tree, frozenset(frozen_now), self.opened())
             self._forget_traces()
 
     def _forget_traces(self) -> None:
-        """Have ``to_static(full_graph=True)`` trace again: what is frozen is part of a trace."""
+        """Have ``to_static(full_graph=True)`` trace again: frozen weights are part of a trace."""
+        self._traced = self._traced or traced_functions()
         for traced in self._traced:
-            # StaticFunction has no public way to forget its programs, nor those of the
-            # instances whose method it decorates.
+            # Nothing public leads from a method to what was made of it for each instance.
             for one in [traced, *traced._descriptor_cache.values()]:
-                one._program_cache.clear()
+                one.program_cache.clear()
 
     def cut_bridge(self) -> None:
         """Take the cure for recomputed layers back; for when no backward pass follows."""
@@ -114,7 +108,7 @@ class Freezer:
 
     def opened(self) -> frozenset[int]:
         """The identities of the weights that train now."""
-        return frozenset(id(weight.tensor) for weight in self._every if weight.trains)
+        return frozenset(id(tensor) for tensor, _ in self._sizes if not tensor.stop_gradient)
 
     def members(self, stage: str) -> list[Weight]:
         """The weights of a stage that may be opened."""
@@ -133,9 +127,9 @@ class Freezer:
             if name not in (self._applied or ()) or weight.name not in self._openable
         )
 
-    def _hold(self, kind: str, governed: Sequence[Governed], frozen: set[int]) -> None:
+    def _hold(self, kind: str, layers: Sequence[Governed], frozen: set[int]) -> None:
         """Hold exactly those layers whose governing weights are all frozen."""
-        for _, layer, governors in governed:
+        for _, layer, governors in layers:
             key, wanted = (kind, id(layer)), bool(governors) and governors <= frozen
             if wanted and key not in self._held:
                 self._held[key] = hold_statistics(layer) if kind == "norm" else EvalForward(layer)
@@ -144,13 +138,14 @@ class Freezer:
 
     def count(self) -> tuple[int, int]:
         """Trainable elements and all elements, now."""
-        return count(self._every)
+        trainable = sum(numel for tensor, numel in self._sizes if not tensor.stop_gradient)
+        return trainable, sum(numel for _, numel in self._sizes)
 
     def checksums(self) -> dict[str, str]:
         """A checksum of each weight that should be frozen now, and of each statistic held."""
         frozen = self.frozen()
-        sums = {w.name: checksum(w.tensor) for w in self._every if w.name in frozen}
-        for path, layer, _ in self._norms:
+        sums = {w.name: checksum(w.tensor) for w in self.weights if w.name in frozen}
+        for path, layer, _ in self._governed.get("norm", ()):
             if ("norm", id(layer)) in self._held:
                 for name, tensor in running_statistics(layer).items():
                     sums[f"{path}.{name}"] = checksum(tensor)
@@ -175,11 +170,21 @@ class Freezer:
         self._forget_traces()
 
 
-def set_frozen(weight: Weight, frozen: bool) -> None:
-    tensor = weight.tensor
+def set_frozen(tensor: paddle.Tensor, frozen: bool) -> None:
+    """Freeze or open one weight."""
     if tensor.stop_gradient != frozen:
         tensor.stop_gradient = frozen
     # Optimizers only zero the gradients of parameters that train, so a gradient that is there
     # now would be added to the first one after unfreezing. False sets it to None.
     if frozen and tensor.grad is not None:
         tensor.clear_gradient(False)
+
+
+def traced_functions() -> list[Any]:
+    """All functions of ``to_static(full_graph=True)``: any of them may call the network."""
+    # The first function of to_static makes the only translator; nothing public shows whether
+    # there is one. Without any, the walk over all objects of the process would be for nothing.
+    if getattr(ProgramTranslator, "_instance", ...) is None:
+        return []
+    # By type: isinstance() asks the object, and a dead weak proxy raises.
+    return [one for one in gc.get_objects() if issubclass(type(one), ASTStaticFunction)]

@@ -1,8 +1,8 @@
 """How large the gradients of each stage are, measured in one optimizer step.
 
-No event of either loop lies between the backward pass and the optimizer's step in
-``paddle.Model``, so the gradients are seen by hooks on the parameters. Under gradient
-accumulation each hook call sees one more micro-batch, and the last one counts.
+``paddle.Model`` has no event between the backward pass and the optimizer's step, so hooks on the
+parameters read the gradients. Under gradient accumulation each call of a hook sees one more
+micro-batch; the last call counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class GradientSample:
         self.began = began
         self._members = members
         self._squares: dict[str, float] = {}
-        # Before the step: the optimizer will have moved the weights when the result is asked for.
+        # Now, as the optimizer moves the weights before the result is read.
         self._norms = {
             stage: math.sqrt(sum(_square(weight.tensor) for weight in group))
             for stage, group in members.items()

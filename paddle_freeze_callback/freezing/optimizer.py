@@ -1,8 +1,8 @@
-"""What the optimizer needs so that stages can open and freeze while it runs.
+"""How the optimizer follows while stages open and freeze.
 
-Its list of parameters is never edited: everything that will ever open must be in it from the
-start. Paddle's optimizers create the moments of a parameter when it is first stepped, so a
-stage that opens late trains exactly as with a fresh optimizer.
+Its list of parameters is never edited: whatever opens at some time must be in it from the start.
+Paddle's optimizers create the moments of a parameter at its first step, so a stage that opens
+late trains exactly as with a fresh optimizer.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def check(optimizer: Any, will_open: Collection[Weight]) -> None:
 def settle(optimizer: Any, trained_before: Collection[Weight]) -> None:
     """Hand moments loaded from a checkpoint to their parameters, at once.
 
-    Paddle does so when a parameter is first stepped, and fails (``Optimizer set error``) on a
-    parameter that the checkpoint does not know, such as one of a stage that opens after the
-    resume. What a checkpoint knows of a stage that is frozen now would be missing from the next
-    checkpoint. After this, whatever opens later gets fresh moments, as in an uninterrupted run.
+    Paddle does so at the first step of a parameter, and fails (``Optimizer set error``) on a
+    parameter that the checkpoint does not have, such as one of a stage that opens after the
+    resume. Moments of a stage that is frozen now would be missing from the next checkpoint. After
+    this, whatever opens later gets fresh moments, as in an uninterrupted run.
 
     Args:
         optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped.

@@ -1,9 +1,9 @@
 """How gradients of a stage opened late stay equal on all ranks.
 
-``paddle.DataParallel`` notes once, when it wraps a network, which parameters train. One that was
-frozen then is never averaged afterwards, without an error; one that freezes later makes the
-others wait for it. So before anything is frozen, its reducer is built anew while everything that
-will ever open is trainable, with ``find_unused_parameters=True``, which lets frozen parameters be
+``paddle.DataParallel`` notes which parameters train once, when it wraps a network. A parameter
+that was frozen then is never averaged afterwards, without an error; one that freezes later makes
+the others wait for it. So before anything is frozen, the reducer is built anew while everything
+that opens at some time is trainable. ``find_unused_parameters=True`` lets frozen parameters be
 absent from a step.
 """
 

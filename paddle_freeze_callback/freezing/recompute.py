@@ -1,63 +1,55 @@
 """How gradients reach the open stages under recomputation (gradient checkpointing).
 
-Paddle's default ``recompute(use_reentrant=True)`` looks at the inputs of a block: if none needs a
-gradient, because everything below is frozen, the block's own parameters get none either, nor do
-those of any recomputed block after it; there is only a warning. The cure is that what a frozen
-layer hands to an open one needs a gradient.
+Paddle's default ``recompute(use_reentrant=True)`` asks whether an input of the block needs a
+gradient. If none does, because everything below is frozen, the block's own parameters get no
+gradient either, nor do those of any recomputed block after it; there is only a warning. The cure
+is that what a frozen layer hands to an open one needs a gradient.
 
-Whether a network recomputes cannot be told from outside. So the cure is applied at each
-transition, and taken back after the first forward in which no open layer turned out to run
-inside a reentrant recomputation: there autograd is off while the rest of the network trains.
+Nothing shows from outside whether a network recomputes. So the cure is applied at each
+transition. It is taken back after the first forward in which no open layer ran inside a reentrant
+recomputation, where autograd is off although the network trains.
 
-Which frozen layer feeds which open one cannot be told, either, so under recomputation what every
-frozen layer hands on needs a gradient. That costs the backward pass through the frozen layers.
+Nor does anything show which frozen layer feeds which open one. So under recomputation everything
+that a frozen layer hands on needs a gradient, at the cost of the backward pass through it.
 """
 
 from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Collection
+from collections.abc import Iterator
 from typing import Any
 
 import paddle
 from paddle import nn
+
+from .tree import Node
 
 
 class Bridge:
     """Lets gradients pass from open layers to the frozen ones below, where that is needed.
 
     Args:
-        network: the network.
+        root: the network's tree.
         frozen: identities of its weights that are frozen now.
         opened: identities of those that are open.
     """
 
-    def __init__(self, network: nn.Layer, frozen: Collection[int], opened: Collection[int]) -> None:
+    def __init__(self, root: Node, frozen: frozenset[int], opened: frozenset[int]) -> None:
         self._seen = self._decided = False
-        frozen, opened = set(frozen), set(opened)
-        outermost = _outermost(network, frozen, opened)
-        everywhere = [layer for _, layer in network.named_sublayers(include_self=True)]
-        self._cure = [layer.register_forward_post_hook(self._need_gradient) for layer in outermost]
+        self._inside = root, frozen, opened
         self._cured: weakref.WeakValueDictionary[int, paddle.Tensor] = weakref.WeakValueDictionary()
+        outermost = _outermost(root, frozen, opened)
+        self._cure = [layer.register_forward_post_hook(self._need_gradient) for layer in outermost]
         self._cure += [
             layer.register_forward_pre_hook(self._spare)
             for layer in outermost
             if isinstance(layer, nn.layer.rnn.RNNBase)
         ]
-        self._watch = [
-            layer.register_forward_pre_hook(self._look)
-            for layer in everywhere
-            if any(id(tensor) in opened for tensor in layer.parameters(include_sublayers=False))
-        ]
-        self._bare = [
-            f"{type(layer).__name__}.{name}"
-            for layer in everywhere
-            if any(id(tensor) in opened for tensor in layer.parameters()) and list(layer.children())
-            for name, tensor in layer.named_parameters(include_sublayers=False)
-            if id(tensor) in frozen
-        ]
-        self._root = network.register_forward_post_hook(self._decide)
+        owners = (node for node in root.layers() if not opened.isdisjoint(node.own))
+        watched = {id(node.layer): node.layer for node in owners}
+        self._watch = [layer.register_forward_pre_hook(self._look) for layer in watched.values()]
+        self._root = root.layer.register_forward_post_hook(self._decide)
 
     def _need_gradient(self, layer: nn.Layer, inputs: Any, outputs: Any) -> None:
         if not paddle.in_dynamic_mode():
@@ -95,13 +87,15 @@ class Bridge:
         if not self._seen:
             for handle in self._cure:
                 handle.remove()
-        elif self._bare:
+            return
+        for bare in _bare(*self._inside):
             warnings.warn(
-                f"open layers are recomputed, and {self._bare[0]}, which no layer inside owns, is "
+                f"open layers are recomputed, and {bare}, which no layer inside owns, is "
                 "frozen: a block that is fed by it alone gets no gradient. "
                 "Call recompute(..., use_reentrant=False)",
                 stacklevel=2,
             )
+            return
 
     def __deepcopy__(self, memo: dict[int, object]) -> Bridge:
         """A copy of a network shares its hooks: they act on the layer that they are called for."""
@@ -117,10 +111,27 @@ class Bridge:
             handle.remove()
 
 
-def _outermost(layer: nn.Layer, frozen: set[int], opened: set[int]) -> list[nn.Layer]:
+def _outermost(root: Node, frozen: frozenset[int], opened: frozenset[int]) -> list[nn.Layer]:
     """The largest layers that have frozen weights and no open ones, each once."""
-    inside = {id(tensor) for tensor in layer.parameters()}
-    if inside & frozen and not inside & opened:
-        return [layer]
-    found = [one for child in layer.children() for one in _outermost(child, frozen, opened)]
-    return list({id(one): one for one in found}.values())
+    found: dict[int, nn.Layer] = {}
+
+    def visit(node: Node) -> None:
+        if node.inside.isdisjoint(frozen):
+            return
+        if node.inside.isdisjoint(opened):
+            found[id(node.layer)] = node.layer
+            return
+        for child in node.children:
+            visit(child)
+
+    visit(root)
+    return list(found.values())
+
+
+def _bare(root: Node, frozen: frozenset[int], opened: frozenset[int]) -> Iterator[str]:
+    """Frozen weights that a container with something open owns directly."""
+    for node in root.layers():
+        if node.children and not node.inside.isdisjoint(opened):
+            for tensor, name in node.own.items():
+                if tensor in frozen:
+                    yield f"{type(node.layer).__name__}.{name}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from paddle import nn
 
-from ..stages.weights import Weight, moving_state
+from ..stages.weights import moving_state
+from .tree import Node
 
 # A layer with its path and the identities of the weights that decide whether it is frozen.
 Governed = tuple[str, nn.Layer, frozenset[int]]
@@ -16,8 +15,8 @@ class EvalForward:
     """Runs one layer's forward in eval mode, and leaves its ``training`` flag as it was.
 
     ``layer.eval()`` would not last: ``paddle.Model`` and the Trainer call ``network.train()``
-    before every batch. A hook before the forward does, also inside recomputation. It comes
-    before the layer's other hooks (spectral norm, for one, moves its vectors in a hook).
+    before every batch. A hook before the forward lasts, also inside recomputation. It comes
+    before the layer's other hooks (spectral norm moves its vectors in a hook).
     """
 
     def __init__(self, layer: nn.Layer) -> None:
@@ -46,9 +45,8 @@ class EvalForward:
 class GlobalStatistics:
     """Makes a BatchNorm use, and not move, its running statistics.
 
-    Sets ``_use_global_stats``, for which there is a constructor argument but no public setter.
-    Eval mode alone would not do: a layer built with ``use_global_stats=False`` moves its
-    statistics in eval mode, too.
+    ``_use_global_stats`` has a constructor argument but no public setter. Eval mode alone is not
+    enough: a layer built with ``use_global_stats=False`` moves its statistics in eval mode, too.
     """
 
     def __init__(self, layer: nn.Layer) -> None:
@@ -68,32 +66,29 @@ def hold_statistics(layer: nn.Layer) -> EvalForward | GlobalStatistics:
     return EvalForward(layer)
 
 
-def governed(network: nn.Layer, every: Sequence[Weight], *, statistics: bool) -> list[Governed]:
+def governed(root: Node, *, statistics: bool) -> list[Governed]:
     """Layers with the weights that decide whether they count as frozen.
 
-    These are a layer's own weights and those inside it. A layer without any is governed by the
-    weights that its container defines just before and just after it (a dropout between a
-    frozen layer and the open head regularizes the head); where there are none, by its
-    container. One that keeps statistics follows only the weights before it (a BatchNorm without
-    scale goes with its convolution).
+    A layer with weights is governed by those inside it. A layer without weights counts as frozen
+    when its neighbours in the container are (a dropout between a frozen layer and the open head
+    regularizes the head); without neighbours, when the container is. One that keeps statistics
+    follows only the neighbour before it (a BatchNorm without scale goes with its convolution).
+
+    Args:
+        root: the network's tree.
+        statistics: whether to list the layers that keep statistics or buffers, or all others.
     """
-    ids = {id(weight.tensor) for weight in every}
-    governed: dict[int, Governed] = {}
+    found: dict[int, Governed] = {}
 
-    def inside(layer: nn.Layer) -> frozenset[int]:
-        return frozenset(id(tensor) for tensor in layer.parameters() if id(tensor) in ids)
-
-    def visit(path: str, layer: nn.Layer, rule: frozenset[int]) -> None:
-        if bool(moving_state(layer)) == statistics:
-            governed.setdefault(id(layer), (path, layer, rule))
-        children = list(layer.named_children())
-        held = [inside(child) for _, child in children]
-        for index, (name, child) in enumerate(children):
+    def visit(node: Node, rule: frozenset[int]) -> None:
+        if bool(moving_state(node.layer)) == statistics:
+            found.setdefault(id(node.layer), (node.path, node.layer, rule))
+        held = [child.inside for child in node.children]
+        for index, child in enumerate(node.children):
             before = next((own for own in reversed(held[:index]) if own), None)
             after = next((own for own in held[index + 1 :] if own), frozenset())
             beside = before if statistics and before else (before or frozenset()) | after
-            below = held[index] or beside or rule
-            visit(f"{path}.{name}" if path else name, child, below)
+            visit(child, child.inside or beside or rule)
 
-    visit("", network, inside(network))
-    return list(governed.values())
+    visit(root, root.inside)
+    return list(found.values())

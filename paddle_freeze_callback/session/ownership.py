@@ -9,7 +9,7 @@ from paddle import nn
 
 
 class Holder(Protocol):
-    """A run that has a network in its hands."""
+    """A run that has frozen a network."""
 
     @property
     def at_work(self) -> bool:
@@ -31,7 +31,9 @@ def hold(network: nn.Layer, run: Holder) -> None:
 
 
 def release(network: nn.Layer) -> None:
-    """End the runs that hold any layer of it: they were left by an exception, or are rivals."""
+    """End the runs that hold any layer of a network: an exception left them, or they are rivals."""
+    if not len(_holders):
+        return
     for layer in network.sublayers(include_self=True):
         holder = _holders.pop(layer, lambda: None)()
         if holder is not None:
@@ -39,7 +41,7 @@ def release(network: nn.Layer) -> None:
 
 
 def refuse_running(network: nn.Layer) -> None:
-    """In the middle of a run, what was frozen before it began cannot be told.
+    """Refuse a network in the middle of a run: its flags are not those that were found.
 
     Raises:
         RuntimeError: if a schedule is at work on the network.
@@ -49,6 +51,6 @@ def refuse_running(network: nn.Layer) -> None:
         if holder is not None and holder.at_work:
             raise RuntimeError(
                 f"a FreezeSchedule is training this {type(network).__name__}; "
-                "look at it before the run, or after; if that run was interrupted, call "
+                "preview it before the run, or after; if that run was interrupted, call "
                 "its schedule.restore() first"
             )

@@ -1,16 +1,91 @@
-"""What is refused before the first step."""
+"""What is refused before the first step, of a run and of a preview alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from paddle import nn
 
-from ..strategies.run import Run
+from ..freezing import optimizer as optimizers
+from ..freezing import rates
+from ..stages.partition import Survey
+from ..stages.weights import Weight, layers
+from ..strategies.run import Progress, Run
+from .plan import Plan
 
 
-def refuse_sparse(network: nn.Layer) -> None:
-    for path, layer in network.named_sublayers(include_self=True):
+def refuse_misfits(
+    plan: Plan,
+    survey: Survey,
+    run: Run,
+    *,
+    evaluates: bool = True,
+    decisions: Sequence[tuple[int, Any]] = (),
+) -> None:
+    """Refuse a schedule that would go wrong with this network or run.
+
+    Args:
+        plan: the schedule, fitted to the network.
+        survey: of the network.
+        run: the run.
+        evaluates: whether the run evaluates.
+        decisions: notes of the strategy that a checkpoint holds.
+
+    Raises:
+        ValueError: naming what does not fit, and what to change.
+    """
+    strategy, names = plan.strategy, plan.schedulable
+    kind = type(strategy).__name__
+    if not names:
+        raise ValueError(
+            f"every parameter of {type(survey.network).__name__} that the schedule may open is "
+            "frozen already; nothing would train. Set stop_gradient=False on what should, "
+            "or ask for it by name"
+        )
+    if strategy.needs_evaluation and not evaluates:
+        raise ValueError(
+            f"{kind} decides from metrics, and this run never evaluates: "
+            "give fit() eval_data, or the Trainer eval_dataset and evaluation_strategy="
+        )
+    head = plan.stages[0].name
+    if strategy.needs_head and head not in names:
+        raise ValueError(
+            f"{kind} trains the head, and everything in {head!r} was found frozen; "
+            "set stop_gradient=False on it"
+        )
+    for _, note in decisions:
+        if not strategy.understands(note):
+            raise ValueError(
+                f"the checkpoint's notes, such as {str(note)[:60]}, are not of {strategy!r}; "
+                "resume with the strategy that it was saved with"
+            )
+    strategy.check(run, names)
+    plan.learning_rates.check(run)
+    if strategy.measures:
+        _refuse_sparse(survey.network)
+
+
+def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> list[Weight]:
+    """Refuse an optimizer under which the schedule would go wrong.
+
+    Returns:
+        The weights that open at some time of the run.
+
+    Raises:
+        ValueError: if it lacks some of them, or what the schedule needs.
+        TypeError: if it is no optimizer of Paddle.
+    """
+    will_open = plan.will_open(survey, run)
+    optimizers.check(optimizer, will_open)
+    if not plan.learning_rates.neutral:
+        rates.check_optimizer(optimizers.innermost(optimizer))
+    return will_open
+
+
+def _refuse_sparse(network: nn.Layer) -> None:
+    for path, layer in layers(network):
+        # nn.Embedding has no public reader of it.
         if isinstance(layer, nn.Embedding) and getattr(layer, "_sparse", False):
             raise ValueError(
                 f"{path} has sparse gradients (sparse=True), which cannot be measured; "
@@ -18,22 +93,23 @@ def refuse_sparse(network: nn.Layer) -> None:
             )
 
 
-def refuse_nothing_to_train(network: nn.Layer, schedulable: Sequence[str]) -> None:
-    """A schedule needs something that it may open.
+def doubts(plan: Plan, run: Run) -> list[str]:
+    """What is allowed, but hardly meant: stages that never open, a schedule that never acts."""
+    strategy, names = plan.strategy, plan.schedulable
+    late = strategy.never_open(run, names)
+    if late:
+        return [_never_opens(late, run)]
+    first = strategy.next_step(Progress(0, run, stages=names), names)
+    total = run.total_steps
+    if not strategy.needs_evaluation and first and total and first >= total:
+        return [
+            f"in this run of {total} steps {strategy!r} never acts: "
+            f"it would change something at step {first} first"
+        ]
+    return []
 
-    Raises:
-        ValueError: if there is nothing.
-    """
-    if not schedulable:
-        raise ValueError(
-            f"every parameter of {type(network).__name__} that the schedule may open is "
-            "frozen already; nothing would train. Set stop_gradient=False on what should, "
-            "or ask for it by name"
-        )
 
-
-def never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
-    """One warning for all stages that this run leaves frozen."""
+def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:
     which = ", ".join(
         repr(name) if step is None else f"{name!r} (which needs {step} steps)"
         for name, step in late

@@ -1,8 +1,8 @@
-"""What of a schedule travels with a checkpoint.
+"""The part of a run that travels with a checkpoint.
 
-What is frozen follows from the schedule and the number of steps done, so a resumed run needs
-nothing from here, except the decisions of strategies that decide from metrics. The names of the
-open stages are kept as well, to tell a user who resumes with another schedule what differs.
+What is frozen follows from the schedule and the number of steps done. So a resumed run needs only
+the decisions of strategies that decide from metrics or gradients. The names of the open stages
+are kept as well, so that a user who resumes with another schedule learns what differs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..words import listing
+
 FILE = "freeze_schedule.json"
-
-
 BEST_FILE = "freeze_schedule_best.npz"
-
-
 _FORMAT = 1
+_ADVICE = "resume from another checkpoint"
 
 
 def file_at(place: str | os.PathLike[str], name: str) -> Path:
@@ -44,19 +43,31 @@ def found_at(place: str | os.PathLike[str], name: str) -> Path:
 
 @dataclass(frozen=True)
 class Record:
-    """The state of a schedule after so many steps.
+    """The state of a run after so many steps.
 
     Attributes:
         step: optimizer steps done.
         schedule: the schedule, as it prints.
         open_stages: names of the stages that were open.
-        decisions: what the strategy decided so far, oldest first: pairs of step and decision.
+        decisions: what the strategy decided so far, oldest first: pairs of step and note.
     """
 
     step: int
     schedule: str
     open_stages: tuple[str, ...]
     decisions: tuple[tuple[int, Any], ...] = ()
+
+    def changes(self, now: tuple[str, ...]) -> str:
+        """What differs if other stages were open under the schedule of now; empty for nothing.
+
+        >>> Record(3, "FreezeSchedule()", ("head",)).changes(("head", "top"))
+        '(FreezeSchedule()): top was frozen and is now open'
+        """
+        opened = [name for name in now if name not in self.open_stages]
+        closed = [name for name in self.open_stages if name not in now]
+        verbs = ((opened, "was frozen and is now open"), (closed, "was open and is not now"))
+        found = "; ".join(f"{listing(names)} {verb}" for names, verb in verbs if names)
+        return f"({self.schedule}): {found}" if found else ""
 
     def save(self, place: str | os.PathLike[str]) -> None:
         """Write it to a checkpoint; a crash leaves either all of it or nothing."""
@@ -104,6 +115,3 @@ class Record:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is damaged: {error!r}; {_ADVICE}") from None
-
-
-_ADVICE = "resume from another checkpoint"

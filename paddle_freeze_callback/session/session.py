@@ -1,18 +1,18 @@
 """One training run under a schedule: progress in, transitions out.
 
 The three kinds of training loop (``paddle.Model``, a Trainer, one written by hand) all drive a
-:class:`Freezing`; it is the only place where strategy, freezer, optimizer and report meet.
+:class:`Freezing`, the only place where strategy, freezer, optimizer, cache and report meet. What
+should be open follows from its :class:`.Timeline`; this class makes it so.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from fractions import Fraction
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import paddle
 from paddle import nn
 
 from ..cache.feature_cache import FeatureCache
-from ..cache.options import CacheOptions
+from ..cache.options import CacheOptions, CacheStatistics
 from ..checks import is_number
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates
@@ -28,31 +28,20 @@ from ..freezing.best_weights import BestWeights
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
-from ..stages.partition import REST, Stages, covering
-from ..stages.weights import Weight, weights
+from ..stages.partition import REST, Stage, Stages, Survey, covering
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
-from ..strategies.moments import Moment, When
 from ..strategies.rates import LearningRates
-from ..strategies.run import Progress, Run
+from ..strategies.run import Run
 from ..words import listing
 from .ownership import hold, release
 from .plan import plan
-from .preflight import never_opens, refuse_nothing_to_train, refuse_sparse
+from .preflight import doubts, refuse_misfits, refuse_optimizer
 from .record import BEST_FILE, Record, file_at
+from .timeline import Timeline
 from .transition import Transition, numbers
 
-
-def _single(value: Any) -> Any:
-    """The number in a tensor, array or list of one; anything else as it is.
-
-    >>> _single(paddle.to_tensor([0.5])), _single([1, 2])
-    (0.5, [1, 2])
-    """
-    if isinstance(value, (paddle.Tensor, np.ndarray, np.generic, list, tuple)):
-        array = np.asarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
-        return array.item() if array.size == 1 else value
-    return value
+_NEVER = sys.maxsize
 
 
 class Freezing:
@@ -62,9 +51,8 @@ class Freezing:
     :meth:`close` at the end (a ``with`` block does).
 
     Attributes:
-        stages: the stages of the network.
-        history: the transitions so far.
-        metrics: what evaluations gave, by name: (optimizer steps done, value).
+        history: the transitions so far; the first is what the run began with.
+        metrics: the results of evaluations, by name: (optimizer steps done, value).
     """
 
     def __init__(
@@ -85,65 +73,69 @@ class Freezing:
         cache: CacheOptions | None = None,
         evaluates: bool = True,
         say: Callable[[str], object] = print,
+        schedule: str = "",
         record: Record | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
-        weights(network)  # is it a network at all?
+        survey = Survey(network)
         release(network)
-        self._network = network
-        self._plan = plan(network, stages, strategy, learning_rates)
-        self._run = run
-        self._step = step
+        self._plan = plan(survey, stages, strategy, learning_rates)
+        decisions = record.decisions if record else ()
+        refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
+        for doubt in doubts(self._plan, run):
+            warnings.warn(doubt, stacklevel=4)
+        will_open = refuse_optimizer(self._plan, survey, run, optimizer)
+        self.history: list[Transition] = []
+        self.metrics: dict[str, list[tuple[int, float]]] = {}
+        self._optimizer = optimizer
         self._verify = verify
         self._restore = restore
         self._say = say
-        self.stages = self._plan.stages
-        self.history: list[Transition] = []
-        self._optimizer = optimizer
-        self._learning_rates = learning_rates
+        self._schedule = schedule
         self._free = free_optimizer_state
         self._freed: set[str] = set()
-        self._metrics: dict[str, Any] = {}
         self._seen: dict[str, Any] = {}
-        self.metrics: dict[str, list[tuple[int, float]]] = {}
-        self._decisions = record.decisions if record else ()
+        self._step = step
+        self._next = _NEVER
+        self._open: tuple[str, ...] = ()
+        self._sums: dict[str, str] = {}
         self._sample: GradientSample | None = None
+        self._timeline = Timeline(self._plan, run, decisions)
+        if strategy.foreign:  # code of the user, which may differ from rank to rank
+            self._timeline = replace(self._timeline, agreed=_agreed)
         self._best = BestWeights(network, optimizer) if strategy.restore_best else None
-        will_open = self._check(network, optimizer, evaluates)
         self._freezer = Freezer(
-            network,
-            self.stages,
+            survey,
+            self._plan.stages,
             self._plan.openable,
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
-        self.cache = None if cache is None else self._new_cache(cache)
+        self._cache = None if cache is None else self._new_cache(network, cache)
         self._multipliers = Multipliers(
-            {s.name: self._freezer.members(s.name) for s in self.stages}
+            {s.name: self._freezer.members(s.name) for s in self._plan.stages}
         )
         hold(network, self)
         # If training fails and the run is thrown away, the network is still put back.
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
-        if self.cache is not None:
-            weakref.finalize(self, self.cache.close).atexit = False
-        self._open: tuple[str, ...] = ()
-        self._next: int | None = None
-        self._sums: dict[str, str] = {}
-        self._openings, self._latest = self._openings_until(step)
+        if self._cache is not None:
+            weakref.finalize(self, self._cache.close).atexit = False
         try:
-            before = self._open_at(step - 1) if step else ()
+            self._openings = self._timeline.openings(step)
+            before = self._timeline.open_at(step - 1) if step else ()
             trained = [w for name in before for w in self._freezer.members(name)]
             optimizers.settle(optimizer, trained)
-            if record is not None:
-                self._compare(record, before)
-            if self._best is not None and record is not None and checkpoint is not None:
+            changes = record.changes(before) if record else ""
+            if changes:
+                say(f"resumed at step {step} with another schedule than the saved run {changes}")
+            if record is not None and checkpoint is not None:
                 self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
             self._look()
             left = [s.name for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
             if left:
-                say(f"found frozen and left so, as nothing asks for it by name: {listing(left)}")
+                say(f"left frozen, as found (no selector names it): {listing(left)}")
         except BaseException:
             self._put_back()
             raise
@@ -157,13 +149,13 @@ class Freezing:
     def at(self, step: int) -> None:
         """So many optimizer steps are done; make the network be as scheduled from here on."""
         self._step = step
-        if self._next is not None and step >= self._next:
+        if step >= self._next:
             self._look()
 
     def epoch_began(self, step: int) -> None:
         """After so many steps an epoch begins, in a run whose data has no length."""
         self._step = step
-        self._run = self._run.epoch_began(step)
+        self._timeline = self._timeline.epoch_began(step)
         self._look()
 
     def evaluated(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -171,37 +163,35 @@ class Freezing:
 
         Args:
             metrics: values by name.
-            step: optimizer steps done, from a loop that will say when the next one begins: what
-                is decided then waits for that. Without it, as in a hand-written loop, it happens
+            step: optimizer steps done, from a loop that calls :meth:`at` before the next one: a
+                decision takes effect then. Without it, as in a hand-written loop, it takes effect
                 at once.
 
         Raises:
             ValueError: if the strategy needs a metric that is not there.
         """
         self._step = self._step if step is None else step
-        self._metrics = {name: _single(value) for name, value in metrics.items()}
-        self._seen.update(self._metrics)
-        for name, value in self._metrics.items():
+        values = {name: _single(value) for name, value in metrics.items()}
+        self._seen.update(values)
+        for name, value in values.items():
             if is_number(value):
                 self.metrics.setdefault(name, []).append((self._step, float(value)))
-        strategy, names = self._plan.strategy, self._plan.schedulable
+        strategy = self._plan.strategy
         if not strategy.decides or not self._freezer.holds:
             return
-        self._note(strategy.decide(self._progress(self._step), names))
-        if self._best is not None and self._best_step() == self._step:
+        progress = self._timeline.progress(self._step, values)
+        self._decide(strategy.decide(progress, self._plan.schedulable))
+        if self._best is not None and self._timeline.best_step(self._step) == self._step:
             self._best.take(self._freezer.frozen())
         self._next = self._step
         if step is None:
             self._look()
 
-    def save(
-        self, place: str | os.PathLike[str], schedule: str = "", step: int | None = None
-    ) -> None:
+    def save(self, place: str | os.PathLike[str], step: int | None = None) -> None:
         """Write what a resumed run must know; in distributed training, call it on every rank.
 
         Args:
             place: a checkpoint's folder, or the path that its files begin with.
-            schedule: the schedule, as it prints.
             step: optimizer steps done, if they are more than at the last call.
         """
         self._step = self._step if step is None else step
@@ -212,7 +202,7 @@ class Freezing:
             self._best.save(file_at(place, BEST_FILE))
         else:
             file_at(place, BEST_FILE).unlink(missing_ok=True)
-        Record(self._step, schedule, self._open, self._decisions).save(place)
+        Record(self._step, self._schedule, self._open, self._timeline.decisions).save(place)
 
     def verify(self, step: int | None = None) -> None:
         """Check that nothing frozen has moved since the last transition.
@@ -241,7 +231,7 @@ class Freezing:
         strategy = self._plan.strategy
         try:
             if verify and self._freezer.holds:
-                if strategy.needs_evaluation and not self._decisions:
+                if strategy.needs_evaluation and not self._timeline.decisions:
                     warnings.warn(
                         f"{strategy!r} never saw its metric in this run, so only time decided",
                         stacklevel=3,
@@ -251,8 +241,12 @@ class Freezing:
             self.restore(flags=self._restore)
 
     def restore(self, *, flags: bool = True) -> None:
-        """Put the network back as it was found, at once; harmless when done twice."""
-        self._next = None
+        """Put the network back as it was found, at once; harmless when done twice.
+
+        Args:
+            flags: whether ``stop_gradient`` is put back, too.
+        """
+        self._next = _NEVER
         self._put_back(flags=flags)
 
     def give_up(self) -> None:
@@ -264,33 +258,39 @@ class Freezing:
         if self._sample is not None:
             self._sample.cancel()
             self._sample = None
-        if self.cache is not None:
-            self.cache.close()
+        if self._cache is not None:
+            self._cache.close()
         self._multipliers.restore()
         self._freezer.restore(flags=flags)
 
     def __enter__(self) -> Freezing:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(verify=error is None)
 
-    # ------------------------------------------------------------ what is seen from outside
+    # ------------------------------------------------------------ seen from outside
 
     @property
-    def at_work(self) -> bool:
-        """Whether it has the network in its hands."""
-        return self._freezer.holds
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the network, head first."""
+        return self._plan.stages
+
+    @property
+    def open_stages(self) -> tuple[str, ...]:
+        """Names of the stages that are open now."""
+        return self._open
 
     @property
     def multipliers(self) -> Mapping[str, float]:
         """The learning-rate multiplier of each stage, ramps aside."""
         return self._plan.multipliers
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The effective learning rate of each open stage, now."""
+        current = rates.current(optimizers.innermost(self._optimizer))
+        return {name: current * self._multipliers.effective(name) for name in self._open}
 
     @property
     def steps_done(self) -> int:
@@ -300,31 +300,12 @@ class Freezing:
     @property
     def steps_per_epoch(self) -> int | None:
         """Optimizer steps in an epoch; ``None`` if that is not known."""
-        return self._run.steps_per_epoch
+        return self._timeline.run.steps_per_epoch
 
     @property
-    def open_stages(self) -> tuple[str, ...]:
-        """Names of the stages that are open now."""
-        return self._open
-
-    def as_explicit(self) -> Explicit:
-        """What happened so far, as a schedule to replay; the first entry is what it began with."""
-        every = weights(self._network)
-        names = {s.name: covering(s, every, self._plan.openable) for s in self.stages}
-        moments: dict[When, Any] = {}
-        before: tuple[str, ...] = ()
-        for step, now in self._walk(0, self._step + 1):
-            verbs = {
-                "unfreeze": [name for name in now if name not in before],
-                "freeze": [name for name in before if name not in now],
-            }
-            moments[str(Moment(Fraction(step), "steps")) if step else 0] = {
-                verb: [name for stage in which for name in names[stage]]
-                for verb, which in verbs.items()
-                if which
-            }
-            before = now
-        return Explicit(moments)
+    def cache(self) -> CacheStatistics | None:
+        """What the cache did so far; ``None`` without a cache."""
+        return None if self._cache is None else self._cache.statistics
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -333,96 +314,135 @@ class Freezing:
         With learning rates per stage, also ``lr/`` and the name of each open stage; with a cache,
         ``cache_hit_rate``.
         """
-        effective = {} if self._learning_rates.neutral else self.learning_rates
+        effective = {} if self._plan.learning_rates.neutral else self.learning_rates
         found = numbers(self.history[-1], len(self._open), effective)
-        if self.cache is not None:
-            found["cache_hit_rate"] = self.cache.statistics.hit_rate
+        if self._cache is not None:
+            found["cache_hit_rate"] = self._cache.statistics.hit_rate
         return found
 
     @property
-    def learning_rates(self) -> dict[str, float]:
-        """The effective learning rate of each open stage, now."""
-        current = rates.current(optimizers.innermost(self._optimizer))
-        return {name: current * self._multipliers.effective(name) for name in self._open}
+    def at_work(self) -> bool:
+        """Whether the network is still as the schedule made it."""
+        return self._freezer.holds
+
+    def as_explicit(self) -> Explicit:
+        """The run so far, as a schedule that can be printed and replayed.
+
+        The first entry is what the run began with.
+        """
+        weights, openable = self._freezer.weights, self._plan.openable
+        names = {stage.name: covering(stage, weights, openable) for stage in self.stages}
+        return self._timeline.as_explicit(self._step, names)
 
     # ------------------------------------------------------------ inside
 
-    def _new_cache(self, options: CacheOptions) -> FeatureCache:
+    def _new_cache(self, network: nn.Layer, options: CacheOptions) -> FeatureCache:
         # Weak: the network's patched forward leads to the cache, and must not keep the run alive.
         run = weakref.ref(self)
 
         def epoch() -> int:
             alive = run()
-            return alive._run.epoch_of(alive._step) if alive else 0
+            return alive._timeline.run.epoch_of(alive._step) if alive else 0
 
         def ready() -> bool | None:
             alive = run()
             return alive._freezer.settled if alive else False
 
-        return FeatureCache(self._network, options, self._say, epoch, ready)
+        return FeatureCache(network, options, self._say, epoch, ready)
 
-    def _progress(self, step: int) -> Progress:
-        now = Progress(step, self._run, dict(self._metrics), self._decisions)
-        return replace(now.back_to(step), stages=self._plan.schedulable)
-
-    def _open_at(self, step: int) -> tuple[str, ...]:
+    def _look(self) -> None:
+        """Make the network be as scheduled for now, and find the step at which to look again."""
+        if not self._freezer.holds:
+            raise RuntimeError(
+                "another FreezeSchedule took over this network; "
+                "give one schedule to a training run, not two"
+            )
+        self._finish_sample()
         strategy = self._plan.strategy
-        wanted = strategy.open_stages(self._progress(step), self._plan.schedulable)
-        return tuple(parallel.same_on_all_ranks(wanted)) if strategy.foreign else wanted
+        if strategy.needs_evaluation and self._seen and not self._timeline.decisions:
+            raise ValueError(strategy.unknown_metric(self._seen))
+        self._converge()
+        coming = self._timeline.next_step(self._step)
+        self._next = _NEVER if coming is None else coming
+        if self._set_rates():
+            self._next = self._step + 1
+        if self._sample is None and self._timeline.measures_at(self._step):
+            members = {name: self._freezer.members(name) for name in self._open}
+            self._sample = GradientSample(members, self._step)
 
-    def _walk(self, start: int, end: int) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """The open stages at a step, and at each later one before the end where they change."""
-        strategy, names = self._plan.strategy, self._plan.schedulable
-        decided = [step for step, _ in self._decisions]
-        at: int | None = start
-        before: tuple[str, ...] | None = None
-        while at is not None and at < end:
-            now = self._open_at(at)
-            if now != before:
-                yield at, now
-            before = now
-            coming = [strategy.next_step(self._progress(at), names), *decided]
-            at = min((step for step in coming if step is not None and step > at), default=None)
+    def _converge(self) -> None:
+        """Make the network be as the timeline has it for the step of now."""
+        wanted, first = self._timeline.open_at(self._step), not self.history
+        if wanted == self._open and not first:
+            return
+        if not first:
+            self.verify()
+            self._put_back_best()
+            self._openings = self._openings.then(self._step, wanted)
+        if self._cache is not None:
+            self._cache.remove()
+        self._freezer.apply(wanted)
+        closed = tuple(stage.name for stage in self.stages) if first else self._open
+        transition = Transition(
+            self._step,
+            self._timeline.run.epoch_of(self._step),
+            tuple(name for name in wanted if name not in self._open),
+            tuple(name for name in closed if name not in wanted),
+            *self._freezer.count(),
+        )
+        if self._free:
+            self._exchange_state(transition)
+        self._open = wanted
+        self._set_rates()
+        transition = replace(transition, learning_rates=self.learning_rates)
+        self.history.append(transition)
+        self._say(str(transition))
+        if self._cache is not None:
+            self._cache.begin(self._freezer.opened())
+        if self._verify:
+            self._sums = self._freezer.checksums()
 
-    def _openings_until(self, step: int) -> tuple[dict[str, int], int]:
-        """When each stage that is open from this step on opened, and when any did last.
+    def _set_rates(self) -> bool:
+        """Set the learning rate of each stage; returns whether one is still ramping up."""
+        if self._plan.learning_rates.neutral:
+            return False
+        multipliers, ramping = self._timeline.multipliers(self._step, self._openings)
+        self._multipliers.apply(multipliers)
+        return ramping
 
-        As far as ramps ask: 0 means from the beginning, or so long ago that every ramp is over.
+    def _exchange_state(self, transition: Transition) -> None:
+        """Drop the optimizer's state of what froze; make anew that of what reopens.
+
+        At the start of a run, too: a checkpoint saved just before a stage froze holds its state.
         """
-        window = self._learning_rates.window(self._run)
-        if not step or not window:
-            return {}, 0
-        start = max(step - 1 - window, 0)
-        openings: dict[str, int] = {}
-        latest = 0
-        for at, now in self._walk(start, step + 1):
-            if at == start:
-                openings = dict.fromkeys(now, 0)
-                continue
-            latest = at if set(now) - set(openings) else latest
-            openings = {name: openings.get(name, at) for name in now}
-        return openings, latest
+        for name in transition.frozen:
+            optimizers.free(self._optimizer, self._freezer.members(name))
+        for name in self._freed.intersection(transition.opened):
+            optimizers.renew(self._optimizer, self._freezer.members(name))
+        self._freed = self._freed.difference(transition.opened).union(transition.frozen)
 
-    def _note(self, decision: Any) -> None:
-        """Keep what rank 0 decided."""
-        decision = parallel.same_on_all_ranks(decision)
-        if decision is not None:
-            self._decisions = (*self._decisions, (self._step, decision))
+    def _decide(self, note: Any) -> None:
+        """Keep the decision of rank 0."""
+        note = parallel.same_on_all_ranks(note)
+        if note is not None:
+            self._timeline = self._timeline.with_decision(self._step, note)
 
-    def _best_step(self, step: int | None = None) -> int | None:
-        progress = self._progress(self._step if step is None else step)
-        return self._plan.strategy.best_step(progress, self._plan.schedulable)
+    def _finish_sample(self) -> None:
+        if self._sample is not None and self._step > self._sample.began:
+            measured, self._sample = self._sample.finish(), None
+            self._decide(self._plan.strategy.decide_from_gradients(measured))
 
     def _load_best(
         self, record: Record, checkpoint: str | os.PathLike[str], before: tuple[str, ...]
     ) -> None:
         """Take up the best weights where the saved run had them."""
-        assert self._best is not None
-        due = before != self._open_at(self._step)
+        if self._best is None:
+            return
+        step, changes = self._step, before != self._timeline.open_at(self._step)
         # A checkpoint saved between the decision to open a stage and its opening.
-        pending = due and record.open_stages == before
-        steps = (self._step, self._step - 1) if pending else () if due else (self._step,)
-        needed = any(self._best_step(step) is not None for step in steps)
+        pending = changes and record.open_stages == before
+        steps = (step, step - 1) if pending else () if changes else (step,)
+        needed = any(self._timeline.best_step(one) is not None for one in steps)
         file = file_at(checkpoint, BEST_FILE)
         if not file.exists() and needed:
             raise ValueError(
@@ -439,139 +459,18 @@ class Freezing:
             self._best.put_back()
             self._say(f"step {self._step}: loads the best weights since the last transition")
 
-    def _compare(self, record: Record, before: tuple[str, ...]) -> None:
-        """Say what differs from the run that was saved, if another schedule goes on."""
-        changes = [
-            f"{listing(names)} {verb}"
-            for names, verb in (
-                ([n for n in before if n not in record.open_stages], "was frozen and is now open"),
-                ([n for n in record.open_stages if n not in before], "was open and is not now"),
-            )
-            if names
-        ]
-        if changes:
-            self._say(
-                f"resumed at step {self._step} with another schedule than the saved run "
-                f"({record.schedule}): {'; '.join(changes)}"
-            )
 
-    def _check(self, network: nn.Layer, optimizer: Any, evaluates: bool) -> list[Weight]:
-        """Refuse what would go wrong; returns what will open at some time."""
-        names, strategy = self._plan.schedulable, self._plan.strategy
-        refuse_nothing_to_train(network, names)
-        if strategy.needs_evaluation and not evaluates:
-            raise ValueError(
-                f"{type(strategy).__name__} decides from metrics, and this run never evaluates: "
-                "give fit() eval_data, or the Trainer eval_dataset and evaluation_strategy="
-            )
-        if strategy.needs_head and self.stages[0].name not in names:
-            raise ValueError(
-                f"{type(strategy).__name__} trains the head, and everything in "
-                f"{self.stages[0].name!r} was found frozen; set stop_gradient=False on it"
-            )
-        for _, note in self._decisions:
-            if not strategy.understands(note):
-                raise ValueError(
-                    f"the checkpoint's notes, such as {str(note)[:60]}, are not of {strategy!r}; "
-                    "resume with the strategy that it was saved with"
-                )
-        strategy.check(self._run, names)
-        self._learning_rates.check(self._run)
-        late = strategy.never_open(self._run, names)
-        if late:
-            warnings.warn(never_opens(late, self._run), stacklevel=6)
-        first = strategy.next_step(Progress(0, self._run, stages=names), names)
-        total = self._run.total_steps
-        if not late and not strategy.needs_evaluation and first and total and first >= total:
-            warnings.warn(
-                f"in this run of {total} steps {strategy!r} never acts: "
-                f"it would change something at step {first} first",
-                stacklevel=6,
-            )
-        will_open = self._plan.will_open(network, self._run)
-        optimizers.check(optimizer, will_open)
-        if strategy.measures:
-            refuse_sparse(network)
-        if not self._learning_rates.neutral:
-            rates.check_optimizer(optimizers.innermost(optimizer))
-        return will_open
+def _agreed(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(parallel.same_on_all_ranks(names))
 
-    def _look(self) -> None:
-        """See whether anything is due at the step of now, and when to look again."""
-        if not self._freezer.holds:
-            raise RuntimeError(
-                "another FreezeSchedule took over this network; "
-                "give one schedule to a training run, not two"
-            )
-        self._finish_sample()
-        strategy, names = self._plan.strategy, self._plan.schedulable
-        if strategy.needs_evaluation and self._seen and not self._decisions:
-            raise ValueError(strategy.unknown_metric(self._seen))
-        self._converge()
-        progress = self._progress(self._step)
-        self._next = strategy.next_step(progress, names)
-        if self._set_rates():
-            self._next = self._step + 1
-        if self._sample is None and strategy.samples_gradients(progress, names):
-            members = {name: self._freezer.members(name) for name in self._open}
-            self._sample = GradientSample(members, self._step)
 
-    def _finish_sample(self) -> None:
-        if self._sample is not None and self._step > self._sample.began:
-            measured, self._sample = self._sample.finish(), None
-            self._note(self._plan.strategy.decide_from_gradients(measured))
+def _single(value: Any) -> Any:
+    """The number in a tensor, array or list of one; anything else as it is.
 
-    def _converge(self) -> None:
-        """Make the network be as the strategy says for the progress of now."""
-        wanted = self._open_at(self._step)
-        first = not self.history
-        if wanted == self._open and not first:
-            return
-        if not first:
-            self.verify()
-            self._put_back_best()
-        if self.cache is not None:
-            self.cache.remove()
-        self._freezer.apply(wanted)
-        everything = tuple(stage.name for stage in self.stages)
-        closed = everything if first else self._open
-        transition = Transition(
-            self._step,
-            self._run.epoch_of(self._step),
-            tuple(name for name in wanted if name not in self._open),
-            tuple(name for name in closed if name not in wanted),
-            *self._freezer.count(),
-        )
-        if self._free:
-            self._exchange_state(transition)
-        self._latest = self._step if transition.opened and not first else self._latest
-        self._open = wanted
-        self._openings = {name: self._openings.get(name, self._step) for name in wanted}
-        self._set_rates()
-        transition = replace(transition, learning_rates=self.learning_rates)
-        self.history.append(transition)
-        self._say(str(transition))
-        if self.cache is not None:
-            self.cache.begin(self._freezer.opened())
-        if self._verify:
-            self._sums = self._freezer.checksums()
-
-    def _set_rates(self) -> bool:
-        """Set the learning rate of each stage; tells whether one is still ramping up."""
-        if self._learning_rates.neutral:
-            return False
-        ramps = self._learning_rates.ramps(self._step, self._run, self._openings, self._latest)
-        whole = self._plan.multipliers
-        self._multipliers.apply({n: rate * ramps.get(n, 1.0) for n, rate in whole.items()})
-        return bool(ramps)
-
-    def _exchange_state(self, transition: Transition) -> None:
-        """Drop the optimizer's state of what froze; make anew that of what reopens.
-
-        At the start of a run, too: a checkpoint saved just before a stage froze knows its state.
-        """
-        for name in transition.frozen:
-            optimizers.free(self._optimizer, self._freezer.members(name))
-        for name in self._freed.intersection(transition.opened):
-            optimizers.renew(self._optimizer, self._freezer.members(name))
-        self._freed = self._freed.difference(transition.opened).union(transition.frozen)
+    >>> _single(paddle.to_tensor([0.5])), _single([1, 2])
+    (0.5, [1, 2])
+    """
+    if isinstance(value, (paddle.Tensor, np.ndarray, np.generic, list, tuple)):
+        array = np.asarray(value.numpy() if isinstance(value, paddle.Tensor) else value)
+        return array.item() if array.size == 1 else value
+    return value

@@ -10,7 +10,7 @@ from ..words import listing
 
 @dataclass(frozen=True)
 class Transition:
-    """A change of the set of open stages. The first of a run says what the run began with.
+    """A change of the set of open stages; the first of a run is what the run began with.
 
     Attributes:
         step: optimizer steps done when it happened.
@@ -71,7 +71,7 @@ def brief(transition: Transition, open_stages: int, stages: int) -> str:
 def numbers(
     transition: Transition, open_stages: int, learning_rates: Mapping[str, float]
 ) -> dict[str, float]:
-    """What goes into the loop's logs, as numbers that every reporter can plot."""
+    """The numbers for the loop's logs, such as every reporter can plot."""
     return {
         "trainable_ratio": transition.ratio,
         "trainable_params": transition.trainable,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .partition import REST, Stage, Stages, partition
+from .partition import REST, Stage, Stages, Survey, partition
 from .selectors import Selector, select
 from .weights import Weight, trainable_ratio, weights
 
@@ -11,6 +11,7 @@ __all__ = [
     "Selector",
     "Stage",
     "Stages",
+    "Survey",
     "Weight",
     "partition",
     "select",

@@ -21,6 +21,7 @@ How ``"auto"`` reads a network:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,11 +61,59 @@ class Stage:
         return cls(name, tuple(w.name for w in members), sum(w.numel for w in members))
 
 
-def partition(network: nn.Layer, stages: Stages = "auto") -> tuple[Stage, ...]:
-    """Group all weights of a network into stages, head first.
+class Survey:
+    """A network that was read once: its weights, and its automatic stages when they are needed.
 
     Args:
         network: the network.
+
+    Attributes:
+        network: the same.
+        weights: its weights, in the order in which it defines them.
+
+    Raises:
+        TypeError: if it is no ``paddle.nn.Layer``.
+        ValueError: if it has no weights, or in a static graph.
+    """
+
+    def __init__(self, network: nn.Layer) -> None:
+        self.network = network
+        self.weights = weights(network)
+        if not self.weights:
+            raise ValueError(
+                f"{type(network).__name__} has no parameters, so there is nothing to freeze"
+            )
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Weight]:
+        """The weights by their first names."""
+        return {weight.name: weight for weight in self.weights}
+
+    @functools.cached_property
+    def automatic(self) -> dict[str, list[Weight]]:
+        """The weights of the automatic stages by name; empty if the network has no clear head."""
+        return automatic_stages(self.network, self.weights)
+
+    @functools.cached_property
+    def depths(self) -> dict[str, int]:
+        """How many automatic stages lie above each weight, by name; empty without such stages."""
+        groups = self.automatic.values()
+        return {weight.name: depth for depth, group in enumerate(groups) for weight in group}
+
+    def select(self, selector: Selector) -> tuple[Weight, ...]:
+        """The weights that a selector means; it may name automatic stages.
+
+        Raises:
+            ValueError, TypeError: as :func:`.selectors.select`.
+        """
+        return select(self.weights, selector, self.automatic)
+
+
+def partition(network: nn.Layer | Survey, stages: Stages = "auto") -> tuple[Stage, ...]:
+    """Group all weights of a network into stages, head first.
+
+    Args:
+        network: the network, or a survey of it.
         stages: ``"auto"``: the head, each block of the backbone, the input side. A number: the
             head, and the backbone in so many stages of near-equal size. A list of selectors:
             one stage each, in this order, ``"*"`` being whatever the others leave; what no
@@ -75,7 +124,7 @@ def partition(network: nn.Layer, stages: Stages = "auto") -> tuple[Stage, ...]:
 
     Raises:
         ValueError: if a selector matches nothing, if two claim the same weight, if ``"auto"``
-            cannot tell the head from the backbone, or if the number is out of range.
+            cannot separate the head from the backbone, or if the number is out of range.
         TypeError: if ``stages`` is none of these.
 
     >>> import paddle
@@ -84,93 +133,93 @@ def partition(network: nn.Layer, stages: Stages = "auto") -> tuple[Stage, ...]:
     head ('1.weight', '1.bias') 10
     0 ('0.weight', '0.bias') 20
     """
-    every = weights(network)
-    if not every:
-        raise ValueError(
-            f"{type(network).__name__} has no parameters, so there is nothing to freeze"
-        )
-    if isinstance(stages, str) and stages == "auto":
-        return _stages(every, read(network, every))
+    survey = network if isinstance(network, Survey) else Survey(network)
     if isinstance(stages, bool) or not isinstance(stages, (int, str, list, tuple)):
         raise TypeError(
             f'stages={stages!r}: give "auto", a number of backbone stages, or a list of selectors'
         )
-    if isinstance(stages, int):
-        return _stages(every, _merged(read(network, every), stages))
-    return _stages(every, _chosen(network, every, [stages] if isinstance(stages, str) else stages))
+    if stages == "auto" or isinstance(stages, int):
+        # Where there are no automatic stages, read() raises and explains why.
+        parts = survey.automatic or read(survey.network, survey.weights)
+        parts = _merged(parts, stages) if isinstance(stages, int) else parts
+    else:
+        parts = _chosen(survey, [stages] if isinstance(stages, str) else stages)
+    return _stages(survey.weights, parts)
 
 
 def partition_by(
-    network: nn.Layer, selectors: Sequence[Selector], finer: Sequence[Selector] = ()
-) -> tuple[tuple[Stage, ...], list[tuple[str, ...]]]:
+    survey: Survey,
+    selectors: Sequence[Selector],
+    finer: Sequence[tuple[str, Sequence[Weight]]] = (),
+) -> tuple[Stage, ...]:
     """The coarsest stages of which every selector is a union, in order of first mention.
 
     Selectors may overlap; the items of a list count one by one. What none of them means is a
-    last stage ``"rest"``. Returns the stages and, for each selector, the names of its stages.
+    last stage ``"rest"``.
 
     Args:
-        network: the network.
-        selectors: what is to be a union of stages.
-        finer: the same, but these alone do not keep a weight out of ``"rest"``.
+        survey: of the network.
+        selectors: each of them becomes a union of stages.
+        finer: names with weights, which become unions of stages, too; but these alone do not
+            keep a weight out of ``"rest"``.
     """
-    every = weights(network)
-    groups = automatic_stages(network, every)
-    origin = [
-        (index, one) for index, entry in enumerate([*selectors, *finer]) for one in _items(entry)
+    asked = [
+        (describe(one, survey.network), survey.select(one))
+        for entry in selectors
+        for one in items(entry)
     ]
-    chosen = [{id(w.tensor) for w in select(every, one, groups)} for _, one in origin]
+    groups = [*asked, *finer]
+    members = [{id(weight.tensor) for weight in group} for _, group in groups]
     cells: dict[tuple[int, ...], list[Weight]] = {}
-    for weight in every:
-        key = tuple(i for i, ids in enumerate(chosen) if id(weight.tensor) in ids)
-        if not key or origin[key[0]][0] >= len(selectors):
+    for weight in survey.weights:
+        key = tuple(index for index, ids in enumerate(members) if id(weight.tensor) in ids)
+        if not key or key[0] >= len(asked):
             key = ()
         cells.setdefault(key, []).append(weight)
-    # Head first means: in the order in which the user opens them; the unnamed rest comes last.
-    ordered = sorted(cells, key=lambda key: key or (len(origin),))
     parts: dict[str, list[Weight]] = {}
-    names: dict[tuple[int, ...], str] = {}
-    for key in ordered:
-        narrowest = min(key, key=lambda i: len(chosen[i]), default=None)
-        wanted = REST if narrowest is None else describe(origin[narrowest][1], network)
-        names[key] = unused_name(wanted, parts)
-        parts[names[key]] = cells[key]
-    return _stages(every, parts), [
-        tuple(names[key] for key in ordered if any(origin[i][0] == index for i in key))
-        for index in range(len(selectors))
-    ]
+    # In the order in which the user opens them; the unnamed rest comes last.
+    for key in sorted(cells, key=lambda key: key or (len(groups),)):
+        narrowest = min(key, key=lambda index: len(members[index]), default=None)
+        name = REST if narrowest is None else groups[narrowest][0]
+        parts[unused_name(name, parts)] = cells[key]
+    return _stages(survey.weights, parts)
 
 
-def _items(selector: Selector) -> list[Selector]:
-    """The selectors in a list of lists; an empty list is left, so that it is found wrong."""
+def items(selector: Selector) -> list[Selector]:
+    """The selectors in a list of lists; an empty list stays, so that it is found wrong."""
     if isinstance(selector, (list, tuple)) and selector:
-        return [item for part in selector for item in _items(part)]
+        return [item for part in selector for item in items(part)]
     return [selector]
 
 
-def stage_names(network: nn.Layer, stages: Sequence[Stage], selector: Selector) -> tuple[str, ...]:
+def stages_with(stages: Sequence[Stage], members: Iterable[Weight]) -> tuple[str, ...]:
+    """The names of the stages that hold any of these weights."""
+    names = {weight.name for weight in members}
+    return tuple(stage.name for stage in stages if not names.isdisjoint(stage.parameters))
+
+
+def stage_names(survey: Survey, stages: Sequence[Stage], selector: Selector) -> tuple[str, ...]:
     """The stages that a selector means, by stage name or by the parameters it selects.
 
     Raises:
         ValueError: if it cuts through a stage.
     """
-    every = weights(network)
-    by_name = {weight.name: weight for weight in every}
-    groups = {stage.name: [by_name[name] for name in stage.parameters] for stage in stages}
+    groups = {stage.name: [survey.by_name[name] for name in stage.parameters] for stage in stages}
     if selector == EVERYTHING:
         return tuple(groups)
     if isinstance(selector, str) and selector in groups:
         return (selector,)
-    groups = {**automatic_stages(network, every), **groups}
-    wanted = {weight.name for weight in select(every, selector, groups)}
+    chosen = select(survey.weights, selector, {**survey.automatic, **groups})
+    wanted = {weight.name for weight in chosen}
     for stage in stages:
         inside = wanted.intersection(stage.parameters)
         if inside and len(inside) < len(stage.parameters):
             left = next(name for name in stage.parameters if name not in wanted)
             raise ValueError(
-                f"{describe(selector, network)!r} cuts through the stage {stage.name!r}: it has "
-                f"{min(inside)!r} but not {left!r}; name whole stages, or give other stages="
+                f"{describe(selector, survey.network)!r} cuts through the stage {stage.name!r}: "
+                f"it has {min(inside)!r} but not {left!r}; name whole stages, or give other stages="
             )
-    return tuple(stage.name for stage in stages if wanted.intersection(stage.parameters))
+    return stages_with(stages, chosen)
 
 
 def covering(stage: Stage, every: Sequence[Weight], openable: Collection[str]) -> list[str]:
@@ -206,30 +255,27 @@ def _stages(every: Sequence[Weight], parts: Mapping[str, Iterable[Weight]]) -> t
     return tuple(stages)
 
 
-def _chosen(
-    network: nn.Layer, every: Sequence[Weight], selectors: Sequence[Selector]
-) -> dict[str, list[Weight]]:
+def _chosen(survey: Survey, selectors: Sequence[Selector]) -> dict[str, list[Weight]]:
     if not selectors:
         raise ValueError('stages=[] names no stage; give "auto" or at least one selector')
-    groups = automatic_stages(network, every)
     owner: dict[int, str] = {}
     parts: dict[str, list[Weight]] = {}
     for selector in selectors:
-        wanted = select(every, selector, groups)
+        wanted = survey.select(selector)
         if selector == EVERYTHING:
             wanted = tuple(weight for weight in wanted if id(weight.tensor) not in owner)
             if not wanted:
                 raise ValueError(
                     'the stage "*" is what the other stages leave, and they leave nothing; drop it'
                 )
-        name = describe(selector, network)
+        name = describe(selector, survey.network)
         for weight in wanted:
             if id(weight.tensor) in owner:
                 raise ValueError(_claimed(weight, owner[id(weight.tensor)], name))
         name = unused_name(name, parts)
         parts[name] = list(wanted)
         owner.update((id(weight.tensor), name) for weight in wanted)
-    rest = [weight for weight in every if id(weight.tensor) not in owner]
+    rest = [weight for weight in survey.weights if id(weight.tensor) not in owner]
     if rest:
         parts[unused_name(REST, parts)] = rest
     return parts

@@ -17,8 +17,7 @@ from ..cache.state import ForwardState, WeightState
 from ..freezing import optimizer as optimizers
 from ..freezing.freezer import Freezer
 from ..session.plan import Plan
-from ..stages.automatic import depth_of_weights
-from ..stages.partition import REST, Stage, Stages
+from ..stages.partition import REST, Stage, Stages, Survey
 from ..stages.weights import Weight, layers
 from ..strategies.explicit import Explicit
 
@@ -41,7 +40,7 @@ def moments_of(optimizer: Any) -> int | None:
     return next((_MOMENTS[kind] for kind in kinds if kind in _MOMENTS), None)
 
 
-def from_top(network: nn.Layer, plan: Plan, stages: Stages) -> list[str]:
+def from_top(survey: Survey, plan: Plan, stages: Stages) -> list[str]:
     """The names of the stages, the one nearest the output first.
 
     The stages of a plan are in that order, except those of ``unfreeze_at``, which are in the order
@@ -50,8 +49,8 @@ def from_top(network: nn.Layer, plan: Plan, stages: Stages) -> list[str]:
     names = [stage.name for stage in plan.stages]
     if not (isinstance(plan.strategy, Explicit) and stages == "auto"):
         return names
-    depth = depth_of_weights(network)
-    lowest = {s.name: max((depth.get(n, 0) for n in s.parameters), default=0) for s in plan.stages}
+    above = survey.depths
+    lowest = {s.name: max((above.get(n, 0) for n in s.parameters), default=0) for s in plan.stages}
     return sorted(names, key=lambda name: lowest[name])
 
 
@@ -168,17 +167,16 @@ def _call(network: nn.Layer, batch: Any) -> Any:
 
 
 def cache_bytes(
-    network: nn.Layer, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
+    survey: Survey, plan: Plan, opened: Collection[str], batch: Any, options: CacheOptions
 ) -> int:
     """Bytes a sample that a cache keeps while these stages are open.
 
     Raises:
         CannotCacheError: if it keeps nothing; the message gives the reason.
     """
+    network = survey.network
     before = (WeightState(network), ForwardState(network))  # freezing drops waiting gradients
-    freezer = Freezer(
-        network, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval"
-    )
+    freezer = Freezer(survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval")
     try:
         with paddle.enable_grad():
             network.train()

@@ -12,13 +12,11 @@ from paddle import nn
 from ..cache.keys import CannotCacheError
 from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
-from ..freezing.rates import check_optimizer
 from ..session.ownership import refuse_running
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
-from ..session.preflight import never_opens, refuse_nothing_to_train
-from ..stages.partition import Stages
-from ..stages.weights import weights
+from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
+from ..stages.partition import Stages, Survey
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
@@ -149,9 +147,14 @@ def preview(
         ValueError, TypeError: as at the start of a run.
         RuntimeError: if a schedule is at work on the network.
     """
-    plan = _fitted(network, stages, strategy, learning_rates, run, optimizer)
+    survey = Survey(network)
+    refuse_running(network)
+    plan = plan_of(survey, stages, strategy, learning_rates)
+    refuse_misfits(plan, survey, run)
+    if optimizer is not None:
+        refuse_optimizer(plan, survey, run, optimizer)
     notes = _notes(plan, run, optimizer, batch)
-    every = {weight.name: weight for weight in weights(network)}
+    every = survey.by_name
     total = sum(weight.numel for weight in every.values())
     opens = {  # elements that may open
         stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
@@ -167,7 +170,7 @@ def preview(
             )
     measured = work is not None
     work = work or estimate.work_by_parameters(network, plan.stages, every)
-    order = estimate.from_top(network, plan, stages)
+    order = estimate.from_top(survey, plan, stages)
     own = {stage.name: opens[stage.name] / max(stage.numel, 1) for stage in plan.stages}
     moments = None if optimizer is None else estimate.moments_of(optimizer)
     moments = 2 if moments is None else moments  # AdamW's
@@ -201,7 +204,7 @@ def preview(
     elif cache is not None:
         for phase in phases:
             try:
-                kept[phase.step] = estimate.cache_bytes(network, plan, phase.opened, batch, cache)
+                kept[phase.step] = estimate.cache_bytes(survey, plan, phase.opened, batch, cache)
             except CannotCacheError as why:
                 notes.append(f"from step {phase.step} the cache is off: {why}")
     length = phases[-1].until
@@ -212,28 +215,6 @@ def preview(
     )  # fmt: skip
 
 
-def _fitted(
-    network: nn.Layer,
-    stages: Stages,
-    strategy: Strategy,
-    learning_rates: LearningRates,
-    run: Run,
-    optimizer: Any,
-) -> Plan:
-    """The schedule fitted to the network; refuses what the start of a run would refuse."""
-    weights(network)  # is it a network at all?
-    refuse_running(network)
-    plan = plan_of(network, stages, strategy, learning_rates)
-    refuse_nothing_to_train(network, plan.schedulable)
-    plan.strategy.check(run, plan.schedulable)
-    learning_rates.check(run)
-    if optimizer is not None:
-        optimizers.check(optimizer, plan.will_open(network, run))
-        if not learning_rates.neutral:
-            check_optimizer(optimizers.innermost(optimizer))
-    return plan
-
-
 def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
     strategy, notes = plan.strategy, []
     if strategy.decides or strategy.measures:
@@ -241,9 +222,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
             f"{type(strategy).__name__} decides while it runs; shown is what is known before, "
             "which changes with what it sees"
         )
-    late = strategy.never_open(run, plan.schedulable)
-    if late:
-        notes.append(never_opens(late, run))
+    notes += doubts(plan, run)
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
     elif estimate.moments_of(optimizer) is None:

@@ -415,9 +415,10 @@ def test_written_yaml_does_the_same_as_the_schedule(tmp_path, make, schedule, le
 def weights_over_time(network, schedule, table):
     """For each phase the open parameters with their multipliers, whatever the stages are called."""
     from paddle_freeze_callback.session.plan import plan
+    from paddle_freeze_callback.stages.partition import Survey
 
     fitted = plan(
-        network, schedule._stages, schedule._strategy, schedule._manners["learning_rates"]
+        Survey(network), schedule._stages, schedule._strategy, schedule._manners["learning_rates"]
     )
     return [
         {

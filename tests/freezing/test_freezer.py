@@ -17,13 +17,13 @@ from paddle import nn
 
 from paddle_freeze_callback import FreezeSchedule, freeze, trainable_ratio, unfreeze
 from paddle_freeze_callback.freezing.freezer import Freezer
-from paddle_freeze_callback.stages.partition import partition
+from paddle_freeze_callback.stages.partition import Survey, partition
 from paddle_freeze_callback.stages.weights import weights
 
 
 def freezer_for(network, **manners) -> Freezer:
     openable = [weight.name for weight in weights(network) if weight.trains]
-    return Freezer(network, partition(network), openable, **manners)
+    return Freezer(Survey(network), partition(network), openable, **manners)
 
 
 def train_once(network, *, rate=0.1, shape=(4, 1, 6, 6)) -> None:
@@ -559,9 +559,7 @@ def test_a_stage_found_frozen_is_named_in_a_line():
         pass
     with attach(network, FreezeSchedule(), say=lines.append):
         pass
-    assert lines[1] == (
-        "found frozen and left so, as nothing asks for it by name: block3, block2, block1"
-    )
+    assert lines[1] == ("left frozen, as found (no selector names it): block3, block2, block1")
 
 
 def test_verify_watches_running_statistics_too():

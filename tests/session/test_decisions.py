@@ -84,7 +84,7 @@ def test_every_strategy_works_through_a_trainer_and_is_recorded(tmp_path, strate
     assert len(schedule.history) > 1
     record = Record.load(tmp_path / "checkpoint-18")
     assert record.open_stages == tuple(
-        s.name for s in schedule.stages if s.name in schedule._freezing._open_at(17)
+        s.name for s in schedule.stages if s.name in schedule._freezing._timeline.open_at(17)
     )
 
 
@@ -274,7 +274,7 @@ def test_a_trainer_with_several_evaluation_sets_is_judged_by_the_one_that_is_nam
 
         trainer.evaluate = both
         trainer.train()
-        assert [step for step, _ in schedule._freezing._decisions] == [2, 4, 6]
+        assert [step for step, _ in schedule._freezing._timeline.decisions] == [2, 4, 6]
 
 
 def test_what_an_earlier_fit_left_in_paddles_logs_is_no_metric_of_this_one():
@@ -296,7 +296,7 @@ def test_a_single_number_may_come_as_a_tensor_an_array_or_a_list():
     with schedule.attach(network, optimizer, total_steps=9) as freezing:
         for value in forms:
             freezing.evaluated({"acc": value})
-        assert [note["value"] for _, note in freezing._decisions] == [0.5] * 6
+        assert [note["value"] for _, note in freezing._timeline.decisions] == [0.5] * 6
     with (
         FreezeSchedule(strategy=OnPlateau("acc")).attach(
             network, optimizer, total_steps=9
@@ -379,7 +379,7 @@ def test_the_relative_gradient_norm_is_that_of_the_whole_batch(accumulate):
     freezing = by_hand(
         FreezeSchedule(strategy=ByGradient(every="3 steps", threshold=1e-9)), accumulate, 5, seen
     )
-    ((step, measured),) = freezing._decisions
+    ((step, measured),) = freezing._timeline.decisions
     assert step == 4
     measured = measured["gradients"]
     gradients, weights = seen[3]

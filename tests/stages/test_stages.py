@@ -14,7 +14,13 @@ from paddle.vision import models
 from paddlenlp import transformers as nlp
 from trainers import SIZES, tiny_bert
 
-from paddle_freeze_callback.stages.partition import partition, partition_by, stage_names
+from paddle_freeze_callback.stages.partition import (
+    Survey,
+    partition,
+    partition_by,
+    stage_names,
+    stages_with,
+)
 from paddle_freeze_callback.stages.weights import trainable_ratio, weights
 
 
@@ -257,13 +263,16 @@ def test_a_backbone_without_a_head_is_refused(build):
 
 
 def test_overlapping_selectors_make_the_coarsest_stages_of_which_each_is_a_union():
-    parts, meant = partition_by(models.resnet18(), ["fc", "layer{3-4}", "layer4.1", "layer2"])
+    selectors = ["fc", "layer{3-4}", "layer4.1", "layer2"]
+    survey = Survey(models.resnet18())
+    parts = partition_by(survey, selectors)
+    meant = [stages_with(parts, survey.select(selector)) for selector in selectors]
     assert [stage.name for stage in parts] == ["fc", "layer{3-4}", "layer4.1", "layer2", "rest"]
     assert meant == [("fc",), ("layer{3-4}", "layer4.1"), ("layer4.1",), ("layer2",)]
 
 
 def test_selectors_over_given_stages_mean_whole_stages():
-    network = conv_net()
+    network = Survey(conv_net())
     parts = partition(network, ["fc", ["block3", "block2"], "*"])
     assert stage_names(network, parts, "fc") == ("fc",)
     assert stage_names(network, parts, ["block2", "block3.*"]) == ("block3 + block2",)

@@ -1,0 +1,150 @@
+"""What should be open at a step, until when, and why.
+
+Pure: nothing here touches a network, and every answer follows from the arguments alone. So a
+resumed run gets the answers that the first one got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from ..strategies.explicit import Explicit
+from ..strategies.moments import Moment, When
+from ..strategies.run import Progress, Run
+
+if TYPE_CHECKING:  # a plan is fitted to a network; nothing here needs one
+    from .plan import Plan
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Openings:
+    """When stages opened, as far as learning-rate ramps need it.
+
+    Attributes:
+        since: the step at which each open stage opened. 0 stands for "at the start" and for "so
+            long ago that its ramp is over".
+        latest: the last step at which a stage opened, be it still open or not; 0 for none.
+
+    >>> Openings({"head": 0}).then(5, ("head", "top")).then(9, ("top",))
+    Openings(since={'top': 5}, latest=5)
+    """
+
+    since: Mapping[str, int] = field(default_factory=dict)
+    latest: int = 0
+
+    def then(self, step: int, names: Iterable[str]) -> Openings:
+        """The same after a transition to these open stages."""
+        since = {name: self.since.get(name, step) for name in names}
+        return Openings(since, self.latest if since.keys() <= self.since.keys() else step)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A run under a plan, from its first step to its last.
+
+    Attributes:
+        plan: the schedule, fitted to a network.
+        run: how long the run is.
+        decisions: what the strategy decided so far, oldest first: pairs of step and note.
+        agreed: makes the open stages equal on all ranks, where the rule is code of the user.
+    """
+
+    plan: Plan
+    run: Run
+    decisions: tuple[tuple[int, Any], ...] = ()
+    agreed: Callable[[Names], Names] = lambda names: names
+
+    def with_decision(self, step: int, note: Any) -> Timeline:
+        """The same with one more decision, made after so many steps."""
+        return replace(self, decisions=(*self.decisions, (step, note)))
+
+    def epoch_began(self, step: int) -> Timeline:
+        """The same after an epoch has begun, in a run whose data has no length."""
+        return replace(self, run=self.run.epoch_began(step))
+
+    def progress(self, step: int, metrics: Mapping[str, Any] | None = None) -> Progress:
+        """Where training is after so many steps, with the decisions made until then."""
+        names = self.plan.schedulable
+        return Progress(step, self.run, metrics or {}, self.decisions, names).back_to(step)
+
+    def open_at(self, step: int) -> Names:
+        """The names of the stages that are open after so many steps."""
+        names = self.plan.strategy.open_stages(self.progress(step), self.plan.schedulable)
+        return self.agreed(names)
+
+    def next_step(self, step: int) -> int | None:
+        """The next step at which the open stages may change; ``None`` if none is known."""
+        return self.plan.strategy.next_step(self.progress(step), self.plan.schedulable)
+
+    def measures_at(self, step: int) -> bool:
+        """Whether the strategy wants the gradients of the step that follows so many."""
+        strategy = self.plan.strategy
+        return strategy.samples_gradients(self.progress(step), self.plan.schedulable)
+
+    def best_step(self, step: int) -> int | None:
+        """The step of the best evaluation since the last transition, if there was one."""
+        return self.plan.strategy.best_step(self.progress(step), self.plan.schedulable)
+
+    def cause(self, step: int) -> Any:
+        """The note by which the stages that are open at a step came about; ``None`` for time."""
+        changed, now = list(self.walk(0, step + 1))[-1]
+        before = [decision for decision in self.decisions if decision[0] < changed]
+        notes = [note for at, note in self.decisions if at == changed]
+        by_time = replace(self, decisions=tuple(before)).open_at(changed) == now
+        return None if by_time or not notes else notes[-1]
+
+    def walk(self, start: int, end: int) -> Iterator[tuple[int, Names]]:
+        """The open stages at a step, and at each later one before the end where they change."""
+        decided = [step for step, _ in self.decisions]
+        at: int | None = start
+        before: Names | None = None
+        while at is not None and at < end:
+            now = self.open_at(at)
+            if now != before:
+                yield at, now
+            before = now
+            coming = [self.next_step(at), *decided]
+            at = min((step for step in coming if step is not None and step > at), default=None)
+
+    def openings(self, step: int) -> Openings:
+        """When the stages that are open at a step opened, as far as a ramp reaches back."""
+        window = self.plan.learning_rates.window(self.run)
+        (_, names), *later = self.walk(max(step - 1 - window, 0) if window else step, step + 1)
+        found = Openings(dict.fromkeys(names, 0))
+        for at, names in later:
+            found = found.then(at, names)
+        return found
+
+    def multipliers(self, step: int, openings: Openings) -> tuple[dict[str, float], bool]:
+        """The learning-rate multiplier of each stage, and whether any is still ramping up."""
+        rates = self.plan.learning_rates
+        ramps = rates.ramps(step, self.run, openings.since, openings.latest)
+        whole = self.plan.multipliers
+        return {name: rate * ramps.get(name, 1.0) for name, rate in whole.items()}, bool(ramps)
+
+    def as_explicit(self, until: int, names_of: Mapping[str, list[str]]) -> Explicit:
+        """What is open up to a step, as a schedule to replay.
+
+        Args:
+            until: the last step that counts.
+            names_of: the names of layers and parameters that cover each stage.
+        """
+        moments: dict[When, Any] = {}
+        before: Names = ()
+        for step, now in self.walk(0, until + 1):
+            verbs = {
+                "unfreeze": [name for name in now if name not in before],
+                "freeze": [name for name in before if name not in now],
+            }
+            moments[str(Moment(Fraction(step), "steps")) if step else 0] = {
+                verb: [name for stage in stages for name in names_of[stage]]
+                for verb, stages in verbs.items()
+                if stages
+            }
+            before = now
+        return Explicit(moments)
