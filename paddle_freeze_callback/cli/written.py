@@ -107,12 +107,8 @@ def written_out(
 
 def _moments(fitted: Plan, rule: Strategy, run: Run) -> list[tuple[str, int, frozenset[str]]]:
     """When the open stages change, as YAML keys, with the step and what is open from then on."""
-    total = run.total_steps
-    assert total
     counts_steps = "steps" in _units(rule)
-    table = [
-        entry for entry in fitted.strategy.timetable(run, fitted.schedulable) if entry[0] < total
-    ]
+    table = fitted.strategy.timetable(run, fitted.schedulable)
     changes = [
         entry for index, entry in enumerate(table) if not index or table[index - 1][1] != entry[1]
     ]

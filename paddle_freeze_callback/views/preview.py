@@ -197,8 +197,7 @@ def preview(
     order = from_top(network, plan, stages)
     own = {name: opens[name] / max(size, 1) for name, size in sizes.items()}
     assert run.total_steps
-    timetable = plan.strategy.timetable(run, names)
-    openings = [(step, opened) for step, opened in timetable if step < run.total_steps]
+    openings = plan.strategy.timetable(run, names)
     ends = [step for step, _ in openings[1:]] + [run.total_steps]
     phases: list[Phase] = []
     had: frozenset[str] = frozenset()
