@@ -95,6 +95,9 @@ class FreezeSchedule:
             "learning_rates": options.rates(),
         }
         self._options = options
+        for name in described(Options):
+            if not hasattr(type(self), name):
+                setattr(self, name, getattr(options, name))
 
     # ------------------------------------------------------------ other ways to make one
 

@@ -154,15 +154,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )
 
-    def command(name: str, help: str, description: str) -> argparse.ArgumentParser:
-        epilog = text(name, _MODELS, _EXITS)
+    def command(name: str, words: str, help: str, description: str) -> argparse.ArgumentParser:
+        epilog, usage = text(name, _MODELS, _EXITS), f"{prog} {name} {words} [options]"
         return commands.add_parser(
-            name, help=help, description=description, epilog=epilog,
+            name, usage=usage, help=help, description=description, epilog=epilog,
             formatter_class=plain, allow_abbrev=False,
         )  # fmt: skip
 
     plan = command(
         "plan",
+        "MODEL",
         help="print what a schedule does to a model, or write it as YAML to edit",
         description="Print what a schedule does to a model, or write it as YAML to edit.",
     )
@@ -184,6 +185,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     plot = command(
         "plot",
+        "MODEL -o FILE",
         help="draw a schedule into a file (needs matplotlib)",
         description="Draw what a schedule does to a model: stages upwards, time to the right.",
     )
@@ -198,6 +200,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     check = command(
         "check",
+        "FILE MODEL",
         help="tell whether a schedule file fits a model",
         description="Read a schedule file, fit it to a model, and print what it would do.",
     )
@@ -210,11 +213,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _add_schedule(parser: argparse.ArgumentParser, title: str, description: str) -> None:
-    group = parser.add_argument_group(
-        title,
-        f"{description} Names of flags may have _ in place of -. Flags with several words, and "
-        "--yaml, come after MODEL.",
-    )
+    description += "\nNames may have _ in place of -. Flags with several WORDs come after MODEL."
+    group = parser.add_argument_group(title, description)
     for flag in FLAGS.values():
         group.add_argument(_flag(flag.name), help=flag.help.replace("%", "%%"), **_form(flag))
 

@@ -183,8 +183,9 @@ def test_an_option_in_a_file_and_by_flag_is_a_contradiction(capsys, tmp_path, ne
 
 
 FLAG_VALUES = {
-    "stages": ["fc10", "head", "fc1"], "strategy": "gradual", "every": "7 steps", "start": "9 steps",
-    "direction": "bottom_up", "at": "30%", "unfreeze_at": ["0=head", "50%=*"], "until": "80%",
+    "stages": ["fc10", "head", "fc1"], "strategy": "gradual", "every": "7 steps",
+    "start": "9 steps", "direction": "bottom_up", "at": "30%", "unfreeze_at": ["0=head", "50%=*"],
+    "until": "80%",
     "power": "3", "k": "1", "always": ["head"], "seed": "7", "order": "ascending",
     "metric": "acc", "patience": "3", "min_delta": "0.1", "mode": "max", "max_wait": "50 steps",
     "restore_best": True, "threshold": "0.5", "lr_decay": "2.6", "lr": ["head=1", "fc1=0.1"],
