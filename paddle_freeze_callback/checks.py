@@ -9,6 +9,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -68,13 +69,18 @@ def about(
     """The description of an option, as the metadata of a dataclass field.
 
     Args:
-        help: what the option means, as the end of the sentence "option: ...".
+        help: the meaning of the option, as the end of the sentence "option: ...".
         flag: the type of its flag: ``str``, ``int``, ``float``, ``bool``, or ``list`` for several
             words; ``None`` for an option that has no flag.
-        check: takes the option's name and a value, and raises an error if the value is wrong.
-        reader: turns what a flag or a file gives into what the constructor takes.
+        check: takes the option's name and a value; raises an error if the value is wrong.
+        reader: makes what the constructor takes from what a flag or a file gives.
     """
     return {"help": help, "flag": flag, "check": check, "reader": reader}
+
+
+def option(default: Any, help: str, flag: type | None = str, **further: Any) -> Any:
+    """A dataclass field with a default and a description; see :func:`about`."""
+    return field(default=default, metadata=about(help, flag, **further))
 
 
 def documented(text: str | None, helps: Mapping[str, str]) -> str | None:

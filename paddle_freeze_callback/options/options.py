@@ -1,7 +1,7 @@
 """The options of a schedule, each described once.
 
 A new option is a new field here, with its default, its help, the type of its flag, its check and
-its reader (see :func:`paddle_freeze_callback.checks.about`). The constructor of FreezeSchedule
+its reader (see :func:`paddle_freeze_callback.checks.option`). The constructor of FreezeSchedule
 and its docstring, repr, flags, keys of files, the command line and the READMEs' tables follow. An
 argument of a strategy is a field of the strategy, described in the same way.
 """
@@ -12,10 +12,10 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-from ..checks import about, boolean, named, one_of
+from ..checks import boolean, named, one_of, option
 from ..strategies.base import Strategy
 from ..strategies.by_name import NAMES, RECIPES, STRATEGIES, arguments_of, recipe_of, required_of
 from ..strategies.deciding import Custom
@@ -61,154 +61,122 @@ def _stages(argument: str, value: Any) -> None:
 class Options:
     """The options of a schedule, checked one by one."""
 
-    stages: Stages = field(
-        default="auto",
-        metadata=about(
-            'which parameters belong together, head first: "auto", a number of backbone stages, '
-            "or selectors, such as classifier 'ernie.encoder.layers.{8-11}' '*'",
-            list, check=_stages, reader=readers.stages,
-        ),
-    )  # fmt: skip
-    strategy: Strategy | str | Callable[[Progress], Any] | None = field(
-        default=None,
-        metadata=about(
-            "which stages are open when: a strategy, a function that takes a Progress and gives "
-            f"the names of the open stages, or one of the names {', '.join(NAMES)}"
-        ),
+    stages: Stages = option(
+        "auto",
+        'which parameters belong together, head first: "auto", a number of backbone stages, '
+        "or selectors, such as classifier 'ernie.encoder.layers.{8-11}' '*'",
+        list,
+        check=_stages,
+        reader=readers.stages,
     )
-    every: When | None = field(
-        default=None,
-        metadata=about("time between two openings; short for strategy=Gradual(every, start)"),
+    strategy: Strategy | str | Callable[[Progress], Any] | None = option(
+        None,
+        "which stages are open when: a strategy, a function that takes a Progress and gives "
+        f"the names of the open stages, or one of the names {', '.join(NAMES)}",
     )
-    start: When | None = field(
-        default=None,
-        metadata=about("when the first stage below the head opens; short for the same"),
+    every: When | None = option(
+        None, "time between two openings; short for strategy=Gradual(every, start)"
     )
-    unfreeze_at: Mapping[When, Any] | None = field(
-        default=None,
-        metadata=about(
-            'when -> what, such as {0: "fc", "50%": "*"}; short for strategy=Explicit(unfreeze_at)',
-            list, reader=readers.moments,
-        ),
-    )  # fmt: skip
-    frozen_norm: str = field(
-        default="eval",
-        metadata=about(
-            '"eval" holds the running statistics of frozen normalization layers still; "train" '
-            "lets them move",
-            check=_mode,
-        ),
+    start: When | None = option(
+        None, "when the first stage below the head opens; short for the same"
     )
-    frozen_dropout: str | None = field(
-        default=None,
-        metadata=about(
-            '"train" leaves dropout on in frozen layers; "eval" runs frozen layers in eval mode; '
-            'by default "eval" with a cache, which needs it, else "train"',
-            check=_mode,
-        ),
+    unfreeze_at: Mapping[When, Any] | None = option(
+        None,
+        'when -> what, such as {0: "fc", "50%": "*"}; short for strategy=Explicit(unfreeze_at)',
+        list,
+        reader=readers.moments,
     )
-    verify: bool = field(
-        default=False,
-        metadata=about(
-            "check with checksums, at every transition and at the end, that nothing frozen moved",
-            bool, check=boolean,
-        ),
-    )  # fmt: skip
-    restore: bool = field(
-        default=True,
-        metadata=about(
-            "put stop_gradient back as it was found when training ends; everything else that was "
-            "changed is put back in any case",
-            bool, check=boolean,
-        ),
-    )  # fmt: skip
-    free_optimizer_state: bool | None = field(
-        default=None,
-        metadata=about(
-            "drop the optimizer's moments and master weights of a stage that is frozen again, to "
-            "save memory; by default as the strategy's source (random_stages and cyclic drop them)",
-            bool, check=boolean,
-        ),
-    )  # fmt: skip
-    lr_decay: float | None = field(
-        default=None,
-        metadata=about(
-            "each stage below the head trains at the rate of the one above it divided by this; by "
-            "default 1, with the recipe ulmfit 2.6",
-            float,
-        ),
+    frozen_norm: str = option(
+        "eval",
+        '"eval" holds the running statistics of frozen normalization layers still; "train" '
+        "lets them move",
+        check=_mode,
     )
-    lr: Mapping[Any, float] | None = field(
-        default=None,
-        metadata=about(
-            'learning-rate multipliers by stage or selector, such as {"head": 1, "*": 0.1}, in '
-            "place of those by lr_decay; as a flag pairs, such as head=1 '*=0.1'",
-            list, reader=readers.multipliers,
-        ),
-    )  # fmt: skip
-    warmup: When | None = field(
-        default=None,
-        metadata=about(
-            'how long a stage that opens while training ramps up to its rate, such as "100 steps"'
-        ),
+    frozen_dropout: str | None = option(
+        None,
+        '"train" leaves dropout on in frozen layers; "eval" runs frozen layers in eval mode; '
+        'by default "eval" with a cache, which needs it, else "train"',
+        check=_mode,
     )
-    warmup_shape: str = field(
-        default="linear",
-        metadata=about('the shape of the ramps of warmup and hold: "linear" or "cosine"'),
+    verify: bool = option(
+        False,
+        "check with checksums, at every transition and at the end, that nothing frozen moved",
+        bool,
+        check=boolean,
     )
-    hold: When | None = field(
-        default=None,
-        metadata=about(
-            "how long open stages ramp up again when another opens; by default they don't"
-        ),
+    restore: bool = option(
+        True,
+        "put stop_gradient back as it was found when training ends; everything else that was "
+        "changed is put back in any case",
+        bool,
+        check=boolean,
     )
-    cache: str | os.PathLike[str] | None = field(
-        default=None,
-        metadata=about(
-            'compute a frozen prefix once per sample and keep its output: in "memory", on "disk" '
-            "(in the user's cache folder), or in a folder, which several processes and later runs "
-            "may share"
-        ),
+    free_optimizer_state: bool | None = option(
+        None,
+        "drop the optimizer's moments and master weights of a stage that is frozen again, to "
+        "save memory; by default as the strategy's source (random_stages and cyclic drop them)",
+        bool,
+        check=boolean,
     )
-    cache_limit: int | str | None = field(
-        default=None,
-        metadata=about(
-            'bytes of features at most, or text such as "4 GB"; by default half of what is free; '
-            "a full cache keeps what it has"
-        ),
+    lr_decay: float | None = option(
+        None,
+        "each stage below the head trains at the rate of the one above it divided by this; by "
+        "default 1, with the recipe ulmfit 2.6",
+        float,
     )
-    cache_dtype: str | None = field(
-        default=None,
-        metadata=about(
-            'keep features as "float16", which halves the memory and rounds, or "float32"; by '
-            "default as computed"
-        ),
+    lr: Mapping[Any, float] | None = option(
+        None,
+        'learning-rate multipliers by stage or selector, such as {"head": 1, "*": 0.1}, in '
+        "place of those by lr_decay; as a flag pairs, such as head=1 '*=0.1'",
+        list,
+        reader=readers.multipliers,
     )
-    cache_check_every: int | None = field(
-        default=None,
-        metadata=about(
-            "compute one batch in so many in spite of the cache and compare, by default one in "
-            "200; a difference is an error",
-            int,
-        ),
+    warmup: When | None = option(
+        None, 'how long a stage that opens while training ramps up to its rate, such as "100 steps"'
     )
-    resume_at: When | None = field(
-        default=None,
-        metadata=about(
-            "for paddle.Model.fit alone: how much of the run earlier calls of fit have done, such "
-            'as 2 or "300 steps"; a Trainer knows it',
-            None, check=_moment,
-        ),
-    )  # fmt: skip
-    resume_from: str | os.PathLike[str] | None = field(
-        default=None,
-        metadata=about(
-            "the same, read from a checkpoint of fit or of a hand-written loop: the path given to "
-            'model.load, such as "checkpoints/3"; strategies that decide from metrics or '
-            "gradients need it",
-            None, check=_path,
-        ),
-    )  # fmt: skip
+    warmup_shape: str = option(
+        "linear", 'the shape of the ramps of warmup and hold: "linear" or "cosine"'
+    )
+    hold: When | None = option(
+        None, "how long open stages ramp up again when another opens; by default they don't"
+    )
+    cache: str | os.PathLike[str] | None = option(
+        None,
+        'compute a frozen prefix once per sample and keep its output: in "memory", on "disk" '
+        "(in the user's cache folder), or in a folder, which several processes and later runs "
+        "may share",
+    )
+    cache_limit: int | str | None = option(
+        None,
+        'bytes of features at most, or text such as "4 GB"; by default half of what is free; '
+        "a full cache keeps what it has",
+    )
+    cache_dtype: str | None = option(
+        None,
+        'keep features as "float16", which halves the memory and rounds, or "float32"; by '
+        "default as computed",
+    )
+    cache_check_every: int | None = option(
+        None,
+        "compute one batch in so many in spite of the cache and compare, by default one in "
+        "200; a difference is an error",
+        int,
+    )
+    resume_at: When | None = option(
+        None,
+        "for paddle.Model.fit alone: how much of the run earlier calls of fit have done, such "
+        'as 2 or "300 steps"; a Trainer knows it',
+        None,
+        check=_moment,
+    )
+    resume_from: str | os.PathLike[str] | None = option(
+        None,
+        "the same, read from a checkpoint of fit or of a hand-written loop: the path given to "
+        'model.load, such as "checkpoints/3"; strategies that decide from metrics or '
+        "gradients need it",
+        None,
+        check=_path,
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):

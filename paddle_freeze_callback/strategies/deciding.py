@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from ..checks import about, boolean, is_number, named, one_of, positive, whole
+from ..checks import about, boolean, is_number, named, one_of, option, positive, whole
 from ..words import listing
 from .base import Opening, Strategy
 from .moments import Moment, When
@@ -61,25 +61,16 @@ class OnPlateau(Strategy):
             'the name of the metric in the logs, such as "eval_accuracy" in a Trainer, "acc" in fit'
         )
     )
-    patience: int = field(
-        default=2,
-        metadata=about("how many evaluations in a row without improvement open the next", int),
+    patience: int = option(
+        2, "how many evaluations in a row without improvement open the next", int
     )
-    min_delta: float = field(
-        default=0.0, metadata=about("an improvement is a change by more than this", float)
+    min_delta: float = option(0.0, "an improvement is a change by more than this", float)
+    mode: str | None = option(
+        None, '"max" if more is better, "min" if less is; by default from the name'
     )
-    mode: str | None = field(
-        default=None,
-        metadata=about('"max" if more is better, "min" if less is; by default from the name'),
-    )
-    max_wait: When | None = field(
-        default=None, metadata=about("the longest time until the next stage opens")
-    )
-    restore_best: bool = field(
-        default=False,
-        metadata=about(
-            "before the next stage opens, load the best weights since the last opening", bool
-        ),
+    max_wait: When | None = option(None, "the longest time until the next stage opens")
+    restore_best: bool = option(
+        False, "before the next stage opens, load the best weights since the last opening", bool
     )
 
     def __post_init__(self) -> None:
@@ -208,12 +199,9 @@ class ByGradient(Strategy):
     measures: ClassVar[bool] = True
     decides: ClassVar[bool] = True
     needs_record: ClassVar[bool] = True
-    every: When = field(
-        default="10%", metadata=about("time between two measurements, and before the first")
-    )
-    threshold: float = field(
-        default=0.1,
-        metadata=about("stages below this share of the largest value freeze, up to 1", float),
+    every: When = option("10%", "time between two measurements, and before the first")
+    threshold: float = option(
+        0.1, "stages below this share of the largest value freeze, up to 1", float
     )
 
     def __post_init__(self) -> None:

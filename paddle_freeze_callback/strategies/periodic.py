@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..checks import about, named, one_of, whole
+from ..checks import named, one_of, option, whole
 from ..words import listing
 from .base import NamesOf, Strategy
 from .moments import Moment, When
@@ -64,21 +64,15 @@ class RandomStages(_Periodic):
 
     name: ClassVar[str] = "random_stages"
     frees_state: ClassVar[bool] = True
-    k: int = field(
-        default=2, metadata=about("how many stages are drawn, besides those always open", int)
+    k: int = option(2, "how many stages are drawn, besides those always open", int)
+    every: When = option("20 steps", "how long the same stages stay open")
+    always: Sequence[Any] = option(
+        ("head", "embeddings"),
+        "stages that are open all the time, as names or selectors; "
+        '"head" and "embeddings" mean the first and the last stage, whatever their names',
+        list,
     )
-    every: When = field(default="20 steps", metadata=about("how long the same stages stay open"))
-    always: Sequence[Any] = field(
-        default=("head", "embeddings"),
-        metadata=about(
-            "stages that are open all the time, as names or selectors; "
-            '"head" and "embeddings" mean the first and the last stage, whatever their names',
-            list,
-        ),
-    )
-    seed: int = field(
-        default=0, metadata=about("another seed gives another sequence of draws", int)
-    )
+    seed: int = option(0, "another seed gives another sequence of draws", int)
 
     def __post_init__(self) -> None:
         whole("k", self.k, 1)
@@ -162,13 +156,10 @@ class Cyclic(_Periodic):
 
     name: ClassVar[str] = "cyclic"
     frees_state: ClassVar[bool] = True
-    k: int = field(default=1, metadata=about("how many stages are open at a time", int))
-    every: When = field(
-        default="100 steps", metadata=about("how long the same stages stay open (BAdam's K)")
-    )
-    order: str = field(
-        default="descending",
-        metadata=about('"descending": from the head to the input; "ascending": the other way'),
+    k: int = option(1, "how many stages are open at a time", int)
+    every: When = option("100 steps", "how long the same stages stay open (BAdam's K)")
+    order: str = option(
+        "descending", '"descending": from the head to the input; "ascending": the other way'
     )
 
     def __post_init__(self) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from ..checks import about, named, one_of, positive
+from ..checks import named, one_of, option, positive
 from ..words import listing
 from .base import Opening, Strategy
 from .moments import Moment, When
@@ -99,24 +99,17 @@ class Gradual(Timed):
     """
 
     name: ClassVar[str] = "gradual"
-    every: When | None = field(
-        default=None,
-        metadata=about(
-            "time between two openings; by default spread evenly from start to the beginning of "
-            "the last epoch"
-        ),
+    every: When | None = option(
+        None,
+        "time between two openings; by default spread evenly from start to the beginning of "
+        "the last epoch",
     )
-    start: When | None = field(
-        default=None,
-        metadata=about(
-            "when the second stage opens; by default after every, or after the first epoch"
-        ),
+    start: When | None = option(
+        None, "when the second stage opens; by default after every, or after the first epoch"
     )
-    direction: str = field(
-        default="top_down",
-        metadata=about(
-            '"top_down": from the head to the input; "bottom_up": from the input to the head'
-        ),
+    direction: str = option(
+        "top_down",
+        '"top_down": from the head to the input; "bottom_up": from the input to the head',
     )
 
     def __post_init__(self) -> None:
@@ -203,9 +196,7 @@ class HeadThenAll(Timed):
 
     name: ClassVar[str] = "head_then_all"
     needs_head: ClassVar[bool] = True
-    at: When = field(
-        default="50%", metadata=about('when everything opens, such as 2 (epochs) or "30%"')
-    )
+    at: When = option("50%", 'when everything opens, such as 2 (epochs) or "30%"')
 
     def __post_init__(self) -> None:
         named("at", Moment.of, self.at)
@@ -233,11 +224,8 @@ class ChainThaw(Timed):
     """
 
     name: ClassVar[str] = "chain_thaw"
-    every: When | None = field(
-        default=None,
-        metadata=about(
-            "how long each phase lasts, the last one to the end; by default in equal parts"
-        ),
+    every: When | None = option(
+        None, "how long each phase lasts, the last one to the end; by default in equal parts"
     )
 
     def __post_init__(self) -> None:
@@ -290,14 +278,9 @@ class FreezeDown(Timed):
     """
 
     name: ClassVar[str] = "freeze_down"
-    until: When = field(
-        default="100%", metadata=about("when the last stage below the head freezes")
-    )
-    power: float = field(
-        default=1,
-        metadata=about(
-            "1 spaces the moments evenly; with 3 (cubic) the input side freezes early", float
-        ),
+    until: When = option("100%", "when the last stage below the head freezes")
+    power: float = option(
+        1, "1 spaces the moments evenly; with 3 (cubic) the input side freezes early", float
     )
 
     def __post_init__(self) -> None:

@@ -20,9 +20,7 @@ from paddle_freeze_callback.strategies.by_name import STRATEGIES, arguments_of
 ROOT = Path(__file__).parent.parent.parent
 
 OPTION = """
-    colour: str | None = field(
-        default=None, metadata=about("the colour of the frozen stages", check=_colour)
-    )
+    colour: str | None = option(None, "the colour of the frozen stages", check=_colour)
 
     def __post_init__"""
 CHECK = """
