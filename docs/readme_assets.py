@@ -1,28 +1,42 @@
-"""Writes the READMEs' pictures and outputs: `make readme-assets`.
+"""Writes the READMEs' pictures, outputs and tables of options: `make readme-assets`.
 
     python docs/readme_assets.py            # all, with the demo's training (3 minutes)
-    python docs/readme_assets.py --quick    # without what needs the demo's training
+    python docs/readme_assets.py --quick    # without the demo's training
 
-An output stands in a README as a fenced block after the line ``<!-- output: NAME -->``.
+An output is a fenced block after the line ``<!-- output: NAME -->`` of a README, a table of options
+the table after ``<!-- options: NAME -->``. The help of an option is at its field, in English, and
+in ``docs/options.zh-CN.yaml``, in Chinese.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
 from pathlib import Path
 
 import paddle
+import yaml
 
 from paddle_freeze_callback import FreezeSchedule
 from paddle_freeze_callback.cli import main as command_line
+from paddle_freeze_callback.options import Options
+from paddle_freeze_callback.strategies import LearningRates
+from paddle_freeze_callback.strategies.by_name import STRATEGIES, arguments_of
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+CHINESE = ROOT / "docs" / "options.zh-CN.yaml"
 _BLOCK = r"(<!-- output: {} -->\n```text\n)(.*?)(```\n)"
+_TABLE = r"(<!-- options: {} -->\n)((?:\|.*\n)*)"
+
+# In a help text: a mapping, a quoted word, a call, a name.
+_CODE = re.compile(
+    r"""\{[^{}]*"[^{}]*\}|"[^"]*"|'[^' ]+'|\w+=\w+\([\w, ]*\)|\b[a-z]+(?:_[a-z]+)+\b"""
+)
 
 
 def preview_output() -> str:
@@ -59,9 +73,76 @@ def demo(picture: Path) -> str:
     return text[text.index("FreezeSchedule(") :]
 
 
+def english() -> dict[str, dict[str, str]]:
+    """The help of each option, by strategy; those of the schedule under ``"schedule"``."""
+    described = {"schedule": {each.name: each for each in dataclasses.fields(Options)}}
+    described |= {name: arguments_of(kind) for name, kind in STRATEGIES.items()}
+    return {
+        owner: {name: each.metadata["help"] for name, each in own.items()}
+        for owner, own in described.items()
+        if own
+    }
+
+
+def chinese() -> dict[str, dict[str, str]]:
+    """The same in Chinese."""
+    return yaml.safe_load(CHINESE.read_text(encoding="utf-8"))
+
+
+def tables(readme: Path) -> dict[str, str]:
+    """The tables of options for a README, by name.
+
+    Raises:
+        SystemExit: if an option has no help in the language of the README.
+    """
+    translated = readme.name.endswith(".zh-CN.md")
+    helps = chinese() if translated else english()
+    for owner, own in english().items():
+        for name in own:
+            if name not in helps.get(owner, {}):
+                raise SystemExit(f"{CHINESE.name} has no help for {owner}: {name}")
+    head = ["选项", "默认值", "含义"] if translated else ["option", "default", "meaning"]
+    rates = {each.name for each in dataclasses.fields(LearningRates)}
+    groups: dict[str, list[list[str]]] = {"schedule": [], "rates": [], "cache": [], "arguments": []}
+    for each in dataclasses.fields(Options):
+        group = "rates" if each.name in rates else each.name.partition("_")[0]
+        row = [f"`{each.name}`", _default(each), _marked(helps["schedule"][each.name])]
+        groups[group if group in groups else "schedule"].append(row)
+    for owner, kind in STRATEGIES.items():
+        for name, each in arguments_of(kind).items():
+            row = [f"`{owner}`", f"`{name}`", _default(each), _marked(helps[owner][name])]
+            groups["arguments"].append(row)
+    heads = dict.fromkeys(groups, head)
+    heads["arguments"] = ["策略" if translated else "strategy", *head]
+    return {
+        name: "".join(
+            f"| {' | '.join(row)} |\n".replace("|  |", "| |")
+            for row in (heads[name], ["---"] * len(heads[name]), *rows)
+        )
+        for name, rows in groups.items()
+    }
+
+
+def _default(option: dataclasses.Field) -> str:
+    """The default as code; nothing for an option that must be given."""
+    value = option.default
+    return "" if value is dataclasses.MISSING else f"`{value!r}`".replace("'", '"')
+
+
+def _marked(help: str) -> str:
+    """A help text as a cell, with code in backticks."""
+    return _CODE.sub(lambda found: f"`{found[0]}`", help.replace("|", "\\|"))
+
+
 def block(name: str, text: str) -> str | None:
     """The output of this name in a README's text; ``None`` if it has none."""
     found = re.search(_BLOCK.format(name), text, re.DOTALL)
+    return found and found[2]
+
+
+def table(name: str, text: str) -> str | None:
+    """The table of options of this name in a README's text; ``None`` if it has none."""
+    found = re.search(_TABLE.format(name), text)
     return found and found[2]
 
 
@@ -78,8 +159,20 @@ def fill(name: str, output: str) -> None:
         readme.write_text(changed, encoding="utf-8")
 
 
+def fill_tables() -> None:
+    """Put the tables of options into their places in both READMEs."""
+    for readme in READMES:
+        text = readme.read_text(encoding="utf-8")
+        for name, rows in tables(readme).items():
+            if table(name, text) is None:
+                raise SystemExit(f"{readme.name} has no table after <!-- options: {name} -->")
+            text = re.sub(_TABLE.format(name), lambda m, rows=rows: m[1] + rows, text)
+        readme.write_text(text, encoding="utf-8")
+
+
 def main(arguments: list[str]) -> None:
     IMAGES.mkdir(exist_ok=True)
+    fill_tables()
     fill("preview", preview_output())
     fill("plan", plan_output())
     draw_plan(IMAGES / "schedule.png")

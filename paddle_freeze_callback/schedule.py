@@ -7,7 +7,6 @@ loops; which loop calls is told by how it calls: a Trainer passes ``(args, state
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import warnings
@@ -17,25 +16,22 @@ from typing import Any
 from paddle import nn
 
 from .cache.options import CacheOptions, CacheStatistics
-from .checks import boolean, named, one_of
-from .freezing.freezer import FROZEN_MODES
+from .checks import documented
 from .hosts.hapi import HapiLoop, checkpoint_prefix, metrics_of
 from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
 from .options import reading
 from .options.flags import PREFIX
+from .options.options import Options, described, taking
 from .session.record import FILE, Record
 from .session.session import Freezing
 from .session.transition import Transition, brief
-from .stages.partition import Stage, Stages
-from .strategies.base import Strategy
-from .strategies.by_name import STRATEGIES, required_of
-from .strategies.deciding import Custom
+from .stages.partition import Stage
+from .strategies.by_name import RECIPES
 from .strategies.explicit import Explicit
-from .strategies.moments import Moment, When
+from .strategies.moments import When
 from .strategies.periodic import RandomStages
-from .strategies.rates import LearningRates
-from .strategies.run import Progress, Run
-from .strategies.timed import Gradual, HeadThenAll
+from .strategies.run import Run
+from .strategies.timed import HeadThenAll
 from .views.preview import Preview, preview
 
 
@@ -47,62 +43,20 @@ class FreezeSchedule:
     training the network is left as it was found. One object may serve several runs, one after
     another; each starts afresh.
 
+    By default the head trains first. The other stages open one by one from the top, spread over
+    the run. All options are given by name, and are listed below.
+
     A moment (``every``, ``start``, keys of ``unfreeze_at``) is an ``int``, which counts epochs,
-    or a string such as ``"3 epochs"``, ``"500 steps"`` or ``"30%"`` of the run. A selector is
-    described in :mod:`paddle_freeze_callback.selectors`.
+    or a string such as ``"3 epochs"``, ``"500 steps"`` or ``"30%"`` of the run. Selectors are
+    described in :mod:`paddle_freeze_callback.stages.selectors`, stages in
+    :func:`paddle_freeze_callback.partition`, the cache in :mod:`paddle_freeze_callback.cache`.
 
-    Args:
-        stages: which parameters belong together, head first: ``"auto"``, a number of backbone
-            stages, or a list of selectors; see :func:`paddle_freeze_callback.stages.partition`.
-        strategy: which stages are open when: a strategy object, the name of one that needs
-            no arguments, or a function of your own that takes a
-            :class:`paddle_freeze_callback.moments.Progress` and gives the names of the open
-            stages. By default the head trains first and the other stages open one by one from
-            the top, spread over the run.
-        every: time between two openings; short for ``strategy=Gradual(every, start)``.
-        start: when the first stage below the head opens; short for the same.
-        unfreeze_at: when -> what; short for ``strategy=Explicit(unfreeze_at)``.
-        frozen_norm: ``"eval"`` holds the running statistics of frozen normalization layers
-            still; ``"train"`` lets them move.
-        frozen_dropout: ``"train"`` leaves dropout on in frozen layers; ``"eval"`` runs them
-            in eval mode. By default ``"eval"`` with a cache, which needs it, else ``"train"``.
-        verify: check with checksums, at every transition and at the end, that nothing frozen
-            has moved.
-        restore: put ``stop_gradient`` back as it was found at the end of training. Everything
-            else that was changed is put back in any case.
-        free_optimizer_state: drop the optimizer's moments and master weights of a stage that
-            is frozen again, to save memory; it gets fresh ones when it opens. By default what
-            the strategy's source does: ``RandomStages`` and ``Cyclic`` drop them.
-        lr_decay: discriminative fine-tuning: each stage below the head trains at the rate of
-            the one above it divided by this; ULMFiT's value is 2.6.
-        lr: learning-rate multipliers by stage or selector, such as ``{"head": 1, "*": 0.1}``;
-            they take the place of what ``lr_decay`` gives.
-        warmup: how long a stage that opens while training ramps up to its rate, such as
-            ``"100 steps"``.
-        warmup_shape: ``"linear"`` or ``"cosine"``, of ``warmup`` and ``hold``.
-        hold: how long stages that are open already ramp up again when another opens; by default
-            they don't.
-        cache: ``"memory"``, ``"disk"`` or a folder: compute a frozen prefix once per sample
-            instead of once per epoch. Results stay the same; see
-            :mod:`paddle_freeze_callback.feature_cache`.
-        cache_limit: bytes of features at most, or text such as ``"4 GB"``; by default half of
-            the free memory, or of the free space on the disk.
-        cache_dtype: keep features as ``"float16"`` or ``"float32"``; by default as computed.
-        cache_check_every: compute one batch in so many after all and compare it with the cache,
-            by default one in 200; a difference is a ``RuntimeError``.
-        resume_at: only for ``paddle.Model.fit``, which cannot tell: how much of the run earlier
-            calls of ``fit`` have done, as a moment such as ``2`` or ``"300 steps"``. A Trainer
-            that resumes knows.
-        resume_from: the same, read from a checkpoint of ``fit``: the path given to
-            ``model.load``, such as ``"checkpoints/3"``; also for a hand-written loop after
-            :meth:`save`. Strategies that decide from metrics or gradients need it.
-
-    Called with no argument at all, in a Trainer whose arguments have ``freeze_*`` flags (see
-    :class:`FreezeTrainingArguments`), it takes its options from those.
+    Without any option, in a Trainer whose arguments have ``freeze_*`` flags (see
+    :class:`FreezeTrainingArguments`), it takes its options from the flags.
 
     Raises:
-        ValueError, TypeError: for options that are wrong or contradict each other. What depends
-            on the network is checked at the start of training, before the first step.
+        ValueError, TypeError: for options that are wrong or contradict each other. Options that
+            depend on the network are checked at the start of training, before the first step.
 
     >>> FreezeSchedule(every="1 epoch", verify=True)
     FreezeSchedule(every='1 epoch', verify=True)
@@ -110,103 +64,9 @@ class FreezeSchedule:
     FreezeSchedule(unfreeze_at={0: 'fc', 1: 'layer4', '50%': '*'})
     """
 
-    def __init__(
-        self,
-        *,
-        stages: Stages = "auto",
-        strategy: Strategy | str | Callable[[Progress], Any] | None = None,
-        every: When | None = None,
-        start: When | None = None,
-        unfreeze_at: Mapping[When, Any] | None = None,
-        frozen_norm: str = "eval",
-        frozen_dropout: str | None = None,
-        verify: bool = False,
-        restore: bool = True,
-        free_optimizer_state: bool | None = None,
-        lr_decay: float = 1.0,
-        lr: Mapping[Any, float] | None = None,
-        warmup: When | None = None,
-        warmup_shape: str = "linear",
-        hold: When | None = None,
-        cache: str | os.PathLike[str] | None = None,
-        cache_limit: int | str | None = None,
-        cache_dtype: str | None = None,
-        cache_check_every: int | None = None,
-        resume_at: When | None = None,
-        resume_from: str | os.PathLike[str] | None = None,
-    ) -> None:
-        # What was given must not change when the caller's own objects do.
-        stages = list(stages) if isinstance(stages, list) else stages
-        unfreeze_at = dict(unfreeze_at) if isinstance(unfreeze_at, Mapping) else unfreeze_at
-        lr = dict(lr) if isinstance(lr, Mapping) else lr
-        given = {
-            "stages": (stages, "auto"),
-            "strategy": (strategy, None),
-            "every": (every, None),
-            "start": (start, None),
-            "unfreeze_at": (unfreeze_at, None),
-            "frozen_norm": (frozen_norm, "eval"),
-            "frozen_dropout": (frozen_dropout, None),
-            "verify": (verify, False),
-            "restore": (restore, True),
-            "free_optimizer_state": (free_optimizer_state, None),
-            "lr_decay": (lr_decay, 1.0),
-            "lr": (lr, None),
-            "warmup": (warmup, None),
-            "warmup_shape": (warmup_shape, "linear"),
-            "hold": (hold, None),
-            "cache": (cache, None),
-            "cache_limit": (cache_limit, None),
-            "cache_dtype": (cache_dtype, None),
-            "cache_check_every": (cache_check_every, None),
-            "resume_at": (resume_at, None),
-            "resume_from": (resume_from, None),
-        }
-        self._given = {
-            name: value
-            for name, (value, default) in given.items()
-            if not (type(value) is type(default) and value == default)
-        }
-        _check_stages(stages)
-        one_of("frozen_norm", frozen_norm, FROZEN_MODES)
-        if frozen_dropout is not None:
-            one_of("frozen_dropout", frozen_dropout, FROZEN_MODES)
-        options = _cache_options(cache, cache_limit, cache_dtype, cache_check_every)
-        if options is not None:
-            for name, value in (("norm", frozen_norm), ("dropout", frozen_dropout)):
-                if value == "train":
-                    raise ValueError(
-                        f"cache={cache!r} and frozen_{name}='train' contradict each other: what is "
-                        "kept must not change while it is frozen; drop one of them"
-                    )
-        boolean("verify", verify)
-        boolean("restore", restore)
-        if free_optimizer_state is not None:
-            boolean("free_optimizer_state", free_optimizer_state)
-        if resume_at is not None:
-            named("resume_at", Moment.of, resume_at)
-        if resume_from is not None and not isinstance(resume_from, (str, os.PathLike)):
-            raise TypeError(f"resume_from={resume_from!r} must be the path of a checkpoint")
-        if resume_at is not None and resume_from is not None:
-            raise ValueError(
-                "resume_at= and resume_from= contradict each other: the checkpoint knows how much "
-                "of the run is done; drop resume_at="
-            )
-        self._resume_at = resume_at
-        self._resume_from = resume_from
-        self._stages = stages
-        self._strategy = _strategy(strategy, every, start, unfreeze_at)
-        self._manners: dict[str, Any] = {
-            "frozen_norm": frozen_norm,
-            "frozen_dropout": frozen_dropout or ("train" if options is None else "eval"),
-            "cache": options,
-            "verify": verify,
-            "restore": restore,
-            "free_optimizer_state": (
-                self._strategy.frees_state if free_optimizer_state is None else free_optimizer_state
-            ),
-            "learning_rates": LearningRates(lr_decay, lr, warmup, warmup_shape, hold),
-        }
+    @taking(Options)
+    def __init__(self, options: Options) -> None:
+        self._use(options)
         self._freezing: Freezing | None = None
         self._loop: HapiLoop | TrainerLoop | None = None
         self._model: Any = None
@@ -215,36 +75,63 @@ class FreezeSchedule:
         self._logged: tuple[str, ...] = ()
         self._source = ""
 
+    def _use(self, options: Options) -> None:
+        """Take these options in place of all earlier ones."""
+        cache = _cache_options(options)
+        dropout = options.frozen_dropout
+        frees = options.free_optimizer_state
+        self._given = options.given()
+        self._resume_at = options.resume_at
+        self._resume_from = options.resume_from
+        self._stages = options.stages
+        self._strategy = options.rule()
+        self._manners: dict[str, Any] = {
+            "frozen_norm": options.frozen_norm,
+            "frozen_dropout": dropout or ("train" if cache is None else "eval"),
+            "cache": cache,
+            "verify": options.verify,
+            "restore": options.restore,
+            "free_optimizer_state": self._strategy.frees_state if frees is None else frees,
+            "learning_rates": options.rates(),
+        }
+        self._options = options
+        for name in described(Options):
+            if not hasattr(type(self), name):
+                setattr(self, name, getattr(options, name))
+
     # ------------------------------------------------------------ other ways to make one
 
     @classmethod
     def ulmfit(cls, **options: Any) -> FreezeSchedule:
         """ULMFiT's fine-tuning: one more stage per epoch, each rate 1/2.6 of the one above.
 
-        Its third part, the slanted triangular rates, belongs into the optimizer: build it with
-        :class:`paddle_freeze_callback.SlantedTriangular`.
+        ``strategy="ulmfit"`` is the same. ULMFiT's third part, the slanted triangular rates,
+        belongs in the optimizer: see :class:`paddle_freeze_callback.SlantedTriangular`.
 
         Source: Howard & Ruder 2018, sections 3.2 and 3.3.
 
         Args:
-            options: further arguments of the constructor, or other values for these.
+            options: further options of the constructor, or other values for these two.
 
         >>> FreezeSchedule.ulmfit()
         FreezeSchedule(every='1 epoch', lr_decay=2.6)
         """
         _no_strategy("ulmfit", options)
-        return cls(**{"every": "1 epoch", "lr_decay": 2.6, **options})
+        recipe = RECIPES["ulmfit"]
+        return cls(**{**recipe.arguments, "lr_decay": recipe.lr_decay, **options})
 
     @classmethod
     def lp_ft(cls, at: When = "50%", **options: Any) -> FreezeSchedule:
         """LP-FT: linear probing, then fine-tuning of everything.
 
-        Source: Kumar et al. 2022, which trains the head to convergence first and then, with a
-        lower rate for all, the whole network; for the lower rate give the optimizer a scheduler.
+        ``strategy="lp_ft"`` is the same with the default of ``at``.
+
+        Source: Kumar et al. 2022. There the head trains to convergence first, then the whole
+        network at a lower rate. For the lower rate give the optimizer a scheduler.
 
         Args:
             at: when everything opens.
-            options: further arguments of the constructor.
+            options: further options of the constructor.
 
         >>> FreezeSchedule.lp_ft(at="2 epochs")
         FreezeSchedule(strategy=HeadThenAll(at='2 epochs'))
@@ -263,6 +150,8 @@ class FreezeSchedule:
     ) -> FreezeSchedule:
         """LISA: head and embeddings train throughout, and ``k`` random blocks at a time.
 
+        ``strategy="lisa"`` is the same with the defaults, but for ``every``, which it takes.
+
         Source: Pan et al. 2024, which draws 2 blocks (its gamma) for models of 7 billion
         parameters; 20 steps between draws is the default of its authors' LMFlow.
 
@@ -271,7 +160,7 @@ class FreezeSchedule:
             every: how long they stay open.
             seed: another seed, another sequence of draws.
             always: stages that are open all the time.
-            options: further arguments of the constructor.
+            options: further options of the constructor.
 
         >>> FreezeSchedule.lisa(k=1)
         FreezeSchedule(strategy=RandomStages(k=1))
@@ -299,10 +188,9 @@ class FreezeSchedule:
                 f"{type(args).__name__} has no freeze_* fields; parse FreezeTrainingArguments "
                 "instead of TrainingArguments, or FreezeArguments beside them"
             )
-        options = reading.options_from_arguments(args)
-        schedule = _made(cls, options, lambda name: f"--{PREFIX}{name}")
-        schedule._source = ", ".join(reading.given_flags(args))
-        return schedule
+        options = reading.from_arguments(args)
+        source = ", ".join(f"--{PREFIX}{name}" for name in options)
+        return cls._read(options, lambda name: f"--{PREFIX}{name}", source)
 
     @classmethod
     def from_file(cls, path: Any) -> FreezeSchedule:
@@ -314,8 +202,15 @@ class FreezeSchedule:
             ValueError, TypeError: if the content is wrong; the message names file and key.
             OSError: if the file cannot be read.
         """
-        schedule = _made(cls, reading.options_from_file(path), lambda name: f"{path}: {name}")
-        schedule._source = str(path)
+        return cls._read(reading.from_file(path), lambda name: f"{path}: {name}", str(path))
+
+    @classmethod
+    def _read(
+        cls, options: Mapping[str, Any], where: Callable[[str], str], source: str
+    ) -> FreezeSchedule:
+        """A schedule from options as written; errors name them as their source does."""
+        schedule = _made(cls, reading.arguments(options, where), where)
+        schedule._source = source
         return schedule
 
     # ------------------------------------------------------------ what it did
@@ -738,21 +633,15 @@ class FreezeSchedule:
 
     def _take_options_from(self, args: Any) -> None:
         """Use the Trainer's ``freeze_*`` flags, if it has any that were set."""
-        if not reading.has_arguments(args):
-            return
-        if not reading.given_flags(args):
+        if not reading.has_arguments(args) or not reading.from_arguments(args):
             return
         from_flags = type(self).from_args(args)
         if self._given and repr(self) != repr(from_flags):
             raise ValueError(
                 f"the schedule is configured twice: {self!r} in code, and by the flags "
-                f"{', '.join(reading.given_flags(args))}; "
-                "use FreezeSchedule() to take the flags, or drop them"
+                f"{from_flags._source}; use FreezeSchedule() to take the flags, or drop them"
             )
-        self._given = from_flags._given
-        self._stages = from_flags._stages
-        self._strategy = from_flags._strategy
-        self._manners = from_flags._manners
+        self._use(from_flags._options)
         self._source = from_flags._source
 
     # ------------------------------------------------------------ events of paddle.Model
@@ -853,6 +742,7 @@ def _rebuilt(kind: type[FreezeSchedule], given: dict[str, Any]) -> FreezeSchedul
 
 
 def _no_strategy(recipe: str, options: Mapping[str, Any]) -> None:
+    """Refuse another strategy beside a recipe."""
     for name in ("strategy", "unfreeze_at"):
         if name in options:
             raise ValueError(
@@ -874,77 +764,11 @@ def _made(
         raise type(error)(f"{where(named)}: {error}") from None
 
 
-def _strategy(
-    strategy: Strategy | str | Callable[[Progress], Any] | None,
-    every: When | None,
-    start: When | None,
-    unfreeze_at: Mapping[When, Any] | None,
-) -> Strategy:
-    """What the options add up to."""
-    short = {"every": every, "start": start, "unfreeze_at": unfreeze_at}
-    used = [name for name, value in short.items() if value is not None]
-    if strategy is not None and used:
-        raise ValueError(
-            f"strategy= and {'=, '.join(used)}= contradict each other: the latter are short for a "
-            f"strategy; write for example strategy=Gradual(every=..., start=...)"
-        )
-    if unfreeze_at is not None and len(used) > 1:
-        raise ValueError(
-            f"{used[0]}= and unfreeze_at= contradict each other: unfreeze_at= says when each "
-            "stage opens; drop one of them"
-        )
-    if unfreeze_at is not None:
-        return Explicit(unfreeze_at)
-    if strategy is None:
-        return Gradual(every, start)
-    if isinstance(strategy, str):
-        return _strategy_named(strategy)
-    if isinstance(strategy, Strategy):
-        return strategy
-    if callable(strategy) and not isinstance(strategy, type):
-        return Custom(strategy)
-    if isinstance(strategy, type) and issubclass(strategy, Strategy):
-        raise TypeError(f"strategy={strategy.__name__} is a class; write {strategy.__name__}(...)")
-    raise TypeError(
-        f"strategy={strategy!r} is no strategy; give one of "
-        f"{', '.join(kind.__name__ + '(...)' for kind in STRATEGIES.values())}, "
-        "or a function that takes the progress and gives the names of the open stages"
-    )
+def _cache_options(options: Options) -> CacheOptions | None:
+    if options.cache is None:
+        return None
+    every = 200 if options.cache_check_every is None else options.cache_check_every
+    return CacheOptions(options.cache, options.cache_limit, options.cache_dtype, every)
 
 
-def _strategy_named(name: str) -> Strategy:
-    if name not in STRATEGIES:
-        near = difflib.get_close_matches(name, STRATEGIES, n=1)
-        raise ValueError(
-            f"strategy={name!r} is unknown; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"known: {', '.join(STRATEGIES)}"
-        )
-    try:
-        return STRATEGIES[name]()
-    except TypeError:
-        kind = STRATEGIES[name]
-        raise ValueError(
-            f"strategy={name!r} needs {', '.join(required_of(kind))}; "
-            f"write strategy={kind.__name__}(...)"
-        ) from None
-
-
-def _cache_options(cache: Any, limit: Any, dtype: Any, check_every: Any) -> CacheOptions | None:
-    if cache is not None:
-        return CacheOptions(cache, limit, dtype, 200 if check_every is None else check_every)
-    for name, value in (("limit", limit), ("dtype", dtype), ("check_every", check_every)):
-        if value is not None:
-            raise ValueError(f"cache_{name}={value!r} says nothing without cache=")
-    return None
-
-
-def _check_stages(stages: Any) -> None:
-    if isinstance(stages, bool) or not isinstance(stages, (int, str, list, tuple)):
-        raise TypeError(
-            f'stages={stages!r}: give "auto", a number of backbone stages, or a list of selectors'
-        )
-    if isinstance(stages, int) and stages < 1:
-        raise ValueError(f"stages={stages}: the backbone needs at least one stage")
-    if isinstance(stages, (list, tuple)) and not stages:
-        raise ValueError('stages=[] names no stage; give "auto" or at least one selector')
+FreezeSchedule.__doc__ = documented(FreezeSchedule.__doc__, described(Options))

@@ -1,16 +1,16 @@
-"""How we say things: lists of names, near misses, sizes, shares."""
+"""The words of messages: lists of names, near misses, sizes, shares."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 
-#: The selector that means everything, or all that no other one means.
+#: The selector that means everything, or everything that no other selector means.
 EVERYTHING = "*"
 
 
 def listing(names: Sequence[str], most: int = 4) -> str:
-    """Names in a row, the middle left out if they are many.
+    """Names in a row; of many the middle is left out.
 
     >>> listing(["a", "b", "c", "d", "e", "f"])
     'a, b ... f (6 stages)'
@@ -48,6 +48,16 @@ def did_you_mean(
     return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
+def known_names(wrong: object, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: those that are near, else all that are known.
+
+    >>> known_names("evry", ["every", "start"]), known_names("x", ["every", "start"])
+    ('; did you mean every?', '; known: every, start')
+    """
+    near = did_you_mean(wrong, known, most=2, show=str)
+    return near or f"; known: {', '.join(known)}"
+
+
 def size_text(count: float) -> str:
     """Bytes in the unit that reads best.
 
@@ -61,7 +71,7 @@ def size_text(count: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share, small ones with the digits that they need.
+    """A share; a small one gets two significant digits.
 
     >>> percent(0.5), percent(0.00012), percent(0)
     ('50 %', '0.012 %', '0 %')

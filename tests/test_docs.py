@@ -90,10 +90,35 @@ def test_the_links_to_other_projects_are_the_same_in_both_languages():
     assert found[0] == found[1]
 
 
-def test_the_outputs_in_the_readmes_are_what_is_printed_today():
+def readme_assets():
     place = importlib.util.spec_from_file_location("readme_assets", ROOT / "docs/readme_assets.py")
     assets = importlib.util.module_from_spec(place)
     place.loader.exec_module(assets)
+    return assets
+
+
+def test_the_tables_of_options_in_the_readmes_are_todays():
+    assets = readme_assets()
+    for readme in assets.READMES:
+        text = readme.read_text(encoding="utf-8")
+        for name, rows in assets.tables(readme).items():
+            assert assets.table(name, text) == rows, f"{readme.name}: run make readme-assets"
+
+
+def test_every_option_has_help_in_both_languages():
+    assets = readme_assets()
+    english, chinese = assets.english(), assets.chinese()
+    assert {owner: list(own) for owner, own in english.items()} == {
+        owner: list(own) for owner, own in chinese.items()
+    }
+    for owner, own in chinese.items():
+        for name, help in own.items():
+            assert re.search("[\u4e00-\u9fff]", help), f"{owner}: {name}"
+            assert len(english[owner][name]) > 20, f"{owner}: {name}"
+
+
+def test_the_outputs_in_the_readmes_are_what_is_printed_today():
+    assets = readme_assets()
     for name, output in (("preview", assets.preview_output()), ("plan", assets.plan_output())):
         for readme in assets.READMES:
             found = assets.block(name, readme.read_text(encoding="utf-8"))

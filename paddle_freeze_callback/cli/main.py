@@ -16,15 +16,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..options.flags import PREFIX, FreezeArguments
+from ..options import reading
+from ..options.flags import FLAGS, PREFIX, Flag
 from ..schedule import FreezeSchedule
-from ..strategies.by_name import STRATEGIES, required_of
 from ..version import VERSION
 from .mistake import MistakeError, near_file
 from .models import load_model
 from .written import written_out
 
 _EPOCHS, _STEPS = 3, 100
+_DEFAULT = "By default the head first, the other stages one by one from the top."
 
 _MODELS = """\
 MODEL is one of
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
     Raises:
         SystemExit: with status 2 for a wrong command line, with 0 after ``--help``.
     """
-    given = _parser(prog).parse_args(argv)
+    given = _parser(prog).parse_args(_dashed(sys.argv[1:] if argv is None else argv))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name may have letters that the terminal lacks
             stream.reconfigure(errors="replace")
@@ -93,8 +94,23 @@ def _told(error: Exception) -> str:
         near = near_file(where) if isinstance(error, FileNotFoundError) else ""
         return f"{where}: {error.strerror}{near}"
     # The flags here are those of the Trainer without their prefix.
-    text = str(error).replace(f"--{PREFIX}", "--").replace("--lr_decay", "--lr-decay")
+    text = re.sub(rf"--{PREFIX}(\w+)", lambda flag: _flag(flag[1]), str(error))
     return " ".join(text.split()) or type(error).__name__
+
+
+def _flag(name: str) -> str:
+    """The flag of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def _dashed(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with ``-`` for ``_`` in the names of flags."""
+
+    def dashed(word: str) -> str:
+        name, equals, value = word.partition("=")
+        return name.replace("_", "-") + equals + value
+
+    return [dashed(word) if word.startswith("--") else word for word in words]
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -117,15 +133,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], help: str) -> Any:
-        description = f"{help[0].upper()}{help[1:]}."
-        added = commands.add_parser(name, help=help, description=description, **formatted(name))
+    def command(name: str, words: str, run: Callable[[argparse.Namespace], None], help: str) -> Any:
+        added = commands.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.",
+            usage=f"{prog} {name} {words} [options]", **formatted(name),
+        )  # fmt: skip
         added.set_defaults(command=run)
         return added
 
-    plan = command("plan", _plan, "print what a schedule does to a model, or write it as YAML")
+    plan = command(
+        "plan", "MODEL", _plan, "print what a schedule does to a model, or write it as YAML"
+    )
     plan.add_argument("model", metavar="MODEL", help="see below")
-    _add_schedule(plan)
+    _add_schedule(plan, "the schedule", _DEFAULT)
+    _add_config(plan)
     _add_length(plan)
     plan.add_argument(
         "--yaml",
@@ -137,48 +158,49 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "and to give to FreezeSchedule.from_file: into a new FILE, or without FILE to the "
         "standard output (then put --yaml after MODEL)",
     )
-    plot = command("plot", _plot, "draw a schedule into a file (needs matplotlib)")
+    plot = command("plot", "MODEL -o FILE", _plot, "draw a schedule into a file (needs matplotlib)")
     plot.add_argument("model", metavar="MODEL", help="see below")
     plot.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="a .png, .svg or .pdf file"
     )
-    _add_schedule(plot)
+    _add_schedule(plot, "the schedule", _DEFAULT)
+    _add_config(plot)
     _add_length(plot)
-    check = command("check", _check, "test whether a schedule file fits a model, and preview it")
+    check = command(
+        "check", "FILE MODEL", _check, "test whether a schedule file fits a model, and preview it"
+    )
     check.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
     check.add_argument("model", metavar="MODEL", help="see below")
+    _add_schedule(check, "beside the file", "Options that the file does not set.")
     _add_length(check)
     return parser
 
 
-def _add_schedule(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "the schedule", "By default the head first, the other stages one by one from the top."
-    )
-    group.add_argument(
-        "--strategy", metavar="NAME", help=f"which stages are open when: {', '.join(STRATEGIES)}"
-    )
-    group.add_argument(
-        "--every", metavar="WHEN", help='time between two changes: "1 epoch", "200 steps", "10%%"'
-    )
-    group.add_argument("--start", metavar="WHEN", help="gradual: when the second stage opens")
-    group.add_argument("--at", metavar="WHEN", help="head_then_all: when everything opens")
-    group.add_argument(
-        "--stages",
-        type=_stages,
-        metavar="N",
-        help='"auto" (the default), or the number of stages of the backbone',
-    )
-    group.add_argument(
-        "--lr-decay",
-        type=float,
-        metavar="X",
-        help="each stage trains at the rate of the one above it divided by this",
-    )
-    group.add_argument(
+def _add_schedule(parser: argparse.ArgumentParser, title: str, description: str) -> None:
+    description += "\nNames may have _ in place of -. Flags with several WORDs come after MODEL."
+    group = parser.add_argument_group(title, description)
+    for flag in FLAGS.values():
+        group.add_argument(_flag(flag.name), help=flag.help.replace("%", "%%"), **_form(flag))
+
+
+def _form(flag: Flag) -> dict[str, Any]:
+    """How argparse reads a flag."""
+    if flag.kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if flag.kind is list:
+        return {"nargs": "+", "action": "extend", "metavar": "WORD"}
+    if flag.kind in (int, float):
+        return {"type": flag.kind, "metavar": "N" if flag.kind is int else "X"}
+    moment = any("When" in str(each.type) for each in flag.fields.values())
+    return {"metavar": "WHEN" if moment else "NAME" if flag.name == "strategy" else "TEXT"}
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--config",
+        dest="file",
         metavar="FILE",
-        help="a schedule file with these and all other options, instead of the flags above",
+        help="a schedule file; flags of the schedule add options that it does not set",
     )
 
 
@@ -213,15 +235,6 @@ def _epochs(text: str) -> float:
     if not re.fullmatch(r"\d*\.\d+", text) or not float(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no positive number, such as 3 or 0.5")
     return float(text)
-
-
-def _stages(text: str) -> str:
-    if text != "auto" and not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is neither "auto" nor a number from 1 on; selectors go into a file '
-            "(--config), as a list named stages"
-        )
-    return text
 
 
 def _yaml_name(text: str) -> str:
@@ -271,7 +284,7 @@ def _plot(given: argparse.Namespace) -> None:
 
 def _check(given: argparse.Namespace) -> None:
     with _quiet():
-        schedule = FreezeSchedule.from_file(given.file)
+        schedule = _schedule(given)
         network = load_model(given.model)
         try:
             table = schedule.preview(network, **_length(given))
@@ -281,27 +294,21 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _schedule(given: argparse.Namespace) -> FreezeSchedule:
-    """The schedule that the flags or the file describe."""
-    flags = ("strategy", "every", "start", "at", "stages", "lr_decay")
-    said = {name: getattr(given, name) for name in flags if getattr(given, name) is not None}
-    if given.config is None:
-        lacking = required_of(STRATEGIES[given.strategy]) if given.strategy in STRATEGIES else ()
-        if lacking:
+    """The schedule of the file and the flags; no option may be in both."""
+    flags = {name: getattr(given, name) for name in FLAGS if getattr(given, name) is not None}
+    written = {} if given.file is None else reading.from_file(given.file)
+    for name in flags:
+        if name in written:
             raise MistakeError(
-                f"--strategy: {given.strategy} needs {', '.join(lacking)}, for which there is no "
-                "flag here; write a file and give it with --config"
+                f"{_flag(name)} and {given.file} contradict each other: both set {name}; "
+                "drop one of them"
             )
-        if "stages" in said:
-            said["stages"] = [said["stages"]]
-        named = {f"{PREFIX}{name}": value for name, value in said.items()}
-        return FreezeSchedule.from_args(FreezeArguments(**named))
-    if said:
-        flag = "--" + next(iter(said)).replace("_", "-")
-        raise MistakeError(
-            f"{flag} and --config contradict each other; write {flag[2:].replace('-', '_')} "
-            f"into {given.config}"
-        )
-    return FreezeSchedule.from_file(given.config)
+    sources = ([] if given.file is None else [given.file]) + [_flag(name) for name in flags]
+
+    def where(name: str) -> str:
+        return _flag(name) if given.file is None or name in flags else f"{given.file}: {name}"
+
+    return FreezeSchedule._read({**written, **flags}, where, ", ".join(sources))
 
 
 @contextlib.contextmanager

@@ -97,7 +97,7 @@ def _body(
     ever: frozenset[str] = frozenset()
     yield "unfreeze_at:", ""
     for step, opened in plan.strategy.timetable(run, plan.schedulable):
-        if step >= (run.total_steps or 0) or (step and opened == before):
+        if step and opened == before:
             continue
         yield f"  {_moment(run, step, counts_steps)}:", f"step {step}, epoch {run.epoch_of(step)}"
         for verb, which in (("unfreeze", opened - before), ("freeze", before - opened)):

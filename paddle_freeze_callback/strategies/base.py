@@ -1,9 +1,9 @@
-"""Which stages are open at this moment of the run.
+"""What every strategy must answer.
 
 Pure code: a strategy is a small frozen dataclass that maps the progress of a run and the names
-of its stages (head first) to the names of the stages that are open. It remembers nothing, so a
-run that was resumed is right by construction. Those that decide from metrics or gradients read
-what was noted of them in the progress, too.
+of its stages (head first) to the names of the open stages. It remembers nothing, so a resumed
+run is right by construction. A strategy that decides from metrics or gradients also reads its
+earlier decisions, which the progress holds.
 """
 
 from __future__ import annotations
@@ -12,41 +12,46 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from ..checks import documented
 from .run import Progress, Run
 
 Opening = tuple[int, frozenset[str]]
-
-
 NamesOf = Callable[[Any], Sequence[str]]
 
 
 class Strategy:
-    """The rule that says which stages are open when.
+    """The rule for which stages are open when.
 
-    A subclass gives :meth:`open_stages` and :meth:`next_step`. Both must follow from their
-    arguments alone. What does not follow from time (metrics, gradients) is noted once, by
-    :meth:`decide` or :meth:`decide_from_gradients`, on one rank; the note is handed to all
-    ranks, travels with checkpoints, and comes back in ``progress.decisions``.
+    A subclass defines :meth:`open_stages` and :meth:`next_step`. Both must follow from their
+    arguments alone. A decision from metrics or gradients is made once, on one rank, by
+    :meth:`decide` or :meth:`decide_from_gradients`. Its note goes to all ranks, travels with
+    checkpoints, and comes back in ``progress.decisions``.
     """
 
     #: Its name in flags and YAML.
     name: ClassVar[str]
-    #: Whether it notes anything. Then :meth:`decide` is asked after each evaluation.
+    #: Whether it makes decisions. Then :meth:`decide` is called after each evaluation.
     decides: ClassVar[bool] = False
     #: Whether it cannot work in a run that never evaluates.
     needs_evaluation: ClassVar[bool] = False
-    #: Whether it cannot go on in the middle of a run without its notes.
+    #: Whether it cannot continue a run without the decisions made so far.
     needs_record: ClassVar[bool] = False
     #: Whether it ever measures gradients.
     measures: ClassVar[bool] = False
-    #: Whether it has no meaning if the head is to stay frozen.
+    #: Whether it is meaningless when the head stays frozen.
     needs_head: ClassVar[bool] = False
-    #: Whether the optimizer's state of what it freezes again is dropped, unless the user says.
+    #: Whether, by default, a stage that freezes again loses its state in the optimizer.
     frees_state: ClassVar[bool] = False
-    #: Whether :meth:`open_stages` is code of the user, which may differ from rank to rank.
+    #: Whether :meth:`open_stages` is the user's code, which may differ from rank to rank.
     foreign: ClassVar[bool] = False
-    #: Whether the best weights since the last transition are loaded at the next.
+    #: Whether each transition first loads the best weights since the one before.
     restore_best: bool = False
+
+    def __init_subclass__(cls) -> None:
+        """List the arguments in the docstring: each is described once, at its field."""
+        own = {n: value for n, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+        helps = {n: each.metadata["help"] for n, each in own.items() if "help" in each.metadata}
+        cls.__doc__ = documented(cls.__doc__, helps)
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
         """The names of the open stages, in the order of ``stages``.
@@ -59,59 +64,63 @@ class Strategy:
         raise NotImplementedError
 
     def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
-        """The next step at which to look again; ``None`` if nothing that is known now comes."""
+        """The next step at which the answer may change; ``None`` if none is known."""
         raise NotImplementedError
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
         """Refuse a run or stages that the strategy does not fit.
 
         Raises:
-            ValueError: saying what to change.
+            ValueError: the message says what to change.
         """
 
     def with_stages(self, names_of: NamesOf, stages: Sequence[str]) -> Strategy:
-        """The same with every selector replaced by the names of the stages that it means.
+        """The same strategy with stage names in place of selectors.
 
         Args:
-            names_of: tells them.
-            stages: the names of all stages, head first, whether they may open or not.
+            names_of: gives the names of the stages that a selector means.
+            stages: the names of all stages, head first, including those that may not open.
         """
         return self
 
     def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
-        """What to note after an evaluation, as plain JSON; ``None`` for nothing.
+        """The decision after an evaluation, as plain JSON; ``None`` for no decision.
 
-        ``progress.metrics`` are those of this evaluation.
+        ``progress.metrics`` holds the metrics of this evaluation.
         """
         return None
 
     def understands(self, note: Any) -> bool:
-        """Whether a note read from a checkpoint is one of its own."""
+        """Whether a decision read from a checkpoint is one of its own."""
         return True
 
     def unknown_metric(self, seen: Mapping[str, Any]) -> str:
-        """What to say when no evaluation had what it needs; ``seen`` are those that they had."""
+        """The message when no evaluation had its metric; ``seen`` holds the metrics it had."""
         return f"{self!r} has no use for any of {', '.join(sorted(seen))}"
 
     def samples_gradients(self, progress: Progress, stages: Sequence[str]) -> bool:
-        """Whether the gradients of the step that comes now are to be measured."""
+        """Whether to measure the gradients of the coming step."""
         return False
 
     def decide_from_gradients(self, relative_norms: Mapping[str, float]) -> Any:
-        """What to note of them, by stage: norm of the gradient / norm of the weights."""
+        """The decision from the relative gradient norms of the stages; ``None`` for none.
+
+        Args:
+            relative_norms: by stage, norm of the gradient / norm of the weights.
+        """
         return None
 
     def best_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
         """The step of the best evaluation since the last transition, if there was one.
 
-        An opening that is due at this very step has not happened yet.
+        An opening at this very step counts as not yet done.
         """
         return None
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
-        """The steps at which the set of open stages changes, with the set from then on.
+        """The steps of the run at which the set of open stages changes, and the set from then on.
 
-        Only what is known before the run: what is decided from metrics is not in it.
+        Only changes that are known before the run are listed: no decisions from metrics.
 
         >>> from paddle_freeze_callback import Cyclic
         >>> run = Run.of(epochs=2, steps_per_epoch=5)

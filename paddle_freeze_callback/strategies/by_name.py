@@ -1,8 +1,11 @@
-"""The strategies by the names that flags and files call them."""
+"""The strategies and recipes by the names that code, flags and files give them."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .base import Strategy
@@ -28,12 +31,62 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
-def options_of(strategy: type[Strategy]) -> tuple[str, ...]:
-    """The names of a strategy's arguments."""
-    return tuple(field.name for field in dataclasses.fields(strategy))  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Recipe:
+    """A strategy with the numbers of a paper.
+
+    Attributes:
+        strategy: the class of the strategy.
+        arguments: its arguments, where they differ from their defaults.
+        lr_decay: the ``lr_decay`` of the schedule, unless another one is given.
+    """
+
+    strategy: type[Strategy]
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    lr_decay: float = 1.0
 
 
-def required_of(strategy: type[Strategy]) -> tuple[str, ...]:
-    """The names of those arguments of a strategy that have no default."""
-    options: Any = dataclasses.fields(strategy)  # type: ignore[arg-type]
-    return tuple(each.name for each in options if each.default is dataclasses.MISSING)
+#: The papers are named at the constructors of FreezeSchedule with the same names.
+RECIPES = {
+    "ulmfit": Recipe(Gradual, {"every": "1 epoch"}, lr_decay=2.6),
+    "lp_ft": Recipe(HeadThenAll),
+    "lisa": Recipe(RandomStages),
+}
+
+#: Every name that ``strategy`` may be.
+NAMES = (*STRATEGIES, *RECIPES)
+
+
+def recipe_of(name: Any) -> Recipe:
+    """The recipe of this name; the name of a strategy means its defaults.
+
+    Raises:
+        ValueError: for an unknown name; the message shows the nearest.
+
+    >>> recipe_of("lp_ft") == recipe_of("head_then_all")
+    True
+    """
+    if isinstance(name, str) and name in NAMES:
+        return RECIPES[name] if name in RECIPES else Recipe(STRATEGIES[name])
+    near = difflib.get_close_matches(str(name), NAMES, n=1)
+    raise ValueError(
+        f"unknown strategy {name!r}; "
+        + (f"did you mean {near[0]!r}? " if near else "")
+        + f"known: {', '.join(NAMES)}"
+    )
+
+
+def arguments_of(strategy: type[Strategy]) -> dict[str, dataclasses.Field[Any]]:
+    """The arguments of a strategy by name, each with its description."""
+    return {each.name: each for each in dataclasses.fields(strategy)}  # type: ignore[arg-type]
+
+
+def required_of(strategy: type[Strategy]) -> list[str]:
+    """The names of the arguments of a strategy that have no default."""
+    arguments = arguments_of(strategy)
+    return [name for name, each in arguments.items() if each.default is dataclasses.MISSING]
+
+
+def owners(argument: str) -> list[str]:
+    """The names of the strategies that have an argument of this name."""
+    return [name for name, kind in STRATEGIES.items() if argument in arguments_of(kind)]

@@ -6,47 +6,26 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from ..checks import boolean, is_number, named, one_of, positive, whole
+from ..checks import about, boolean, is_number, named, one_of, option, positive, whole
 from ..words import listing
 from .base import Opening, Strategy
 from .moments import Moment, When
 from .run import Progress, Run
 
-# What the names of metrics tell about which way is better.
-_MORE = frozenset(
-    [
-        "acc",
-        "accuracy",
-        "f1",
-        "auc",
-        "precision",
-        "recall",
-        "score",
-        "bleu",
-        "rouge",
-        "map",
-        "iou",
-        "r2",
-        "corr",
-        "pearson",
-        "spearman",
-        "matthews",
-        "reward",
-        "top1",
-        "top5",
-    ]
-)
-
-
+# Words in the names of metrics of which more, or less, is better.
+_MORE = frozenset([
+    "acc", "accuracy", "f1", "auc", "precision", "recall", "score", "bleu", "rouge", "map", "iou",
+    "r2", "corr", "pearson", "spearman", "matthews", "reward", "top1", "top5",
+])  # fmt: skip
 _LESS = frozenset(["loss", "error", "err", "perplexity", "ppl", "mse", "rmse", "mae", "wer", "cer"])
 
 
 @dataclass(frozen=True)
 class _Phase:
-    """How far a metric-driven schedule has come: what one pass over the evaluations tells."""
+    """How far a metric-driven schedule has come after some evaluations."""
 
     opened: int = 1
     began: int = 0
@@ -59,19 +38,10 @@ class _Phase:
 class OnPlateau(Strategy):
     """The next stage opens when a metric stops improving.
 
-    What has been the best so far counts from the last opening on.
+    The best value so far is counted anew after each opening. ``restore_best`` leaves the
+    optimizer's moments as they are.
 
     Source: the early-stopping driven schedules of finetuning-scheduler for Lightning.
-
-    Args:
-        metric: its name, as the loop logs it: ``"eval_accuracy"`` in a Trainer, ``"acc"`` in
-            ``paddle.Model.fit``.
-        patience: after so many evaluations in a row without an improvement the next opens.
-        min_delta: an improvement is a change by more than this.
-        mode: ``"max"`` if more is better, ``"min"`` if less is; by default told by the name.
-        max_wait: the longest time until the next opens, however much the metric improves.
-        restore_best: load the weights of the best evaluation since the last opening before the
-            next stage opens. The optimizer's moments stay as they are.
 
     >>> rule = OnPlateau("eval_accuracy", patience=1)
     >>> def noted(step, value):
@@ -86,12 +56,22 @@ class OnPlateau(Strategy):
     decides: ClassVar[bool] = True
     needs_evaluation: ClassVar[bool] = True
     needs_record: ClassVar[bool] = True
-    metric: str
-    patience: int = 2
-    min_delta: float = 0.0
-    mode: str | None = None
-    max_wait: When | None = None
-    restore_best: bool = False
+    metric: str = field(
+        metadata=about(
+            'the name of the metric in the logs, such as "eval_accuracy" in a Trainer, "acc" in fit'
+        )
+    )
+    patience: int = option(
+        2, "how many evaluations in a row without improvement open the next", int
+    )
+    min_delta: float = option(0.0, "an improvement is a change by more than this", float)
+    mode: str | None = option(
+        None, '"max" if more is better, "min" if less is; by default from the name'
+    )
+    max_wait: When | None = option(None, "the longest time until the next stage opens")
+    restore_best: bool = option(
+        False, "before the next stage opens, load the best weights since the last opening", bool
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
@@ -103,7 +83,7 @@ class OnPlateau(Strategy):
             one_of("mode", self.mode, ("max", "min"))
         elif _better(self.metric) is None:
             raise ValueError(
-                f"mode: whether more or less of {self.metric!r} is better cannot be told from its "
+                f"mode: whether more or less of {self.metric!r} is better does not follow from its "
                 "name; give mode='max' or mode='min'"
             )
         if self.max_wait is not None:
@@ -118,7 +98,7 @@ class OnPlateau(Strategy):
                 raise ValueError(f"max_wait: {error}") from None
 
     def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
-        """Note the metric's value, if this evaluation has it."""
+        """The metric's value, if this evaluation has it."""
         value = progress.metrics.get(self.metric)
         if value is None or not is_number(value):
             return None
@@ -148,12 +128,12 @@ class OnPlateau(Strategy):
         return self._phase(progress, len(stages), due=progress.step - 1).best_step
 
     def _phase(self, progress: Progress, count: int, due: int | None = None) -> _Phase:
-        """Where it stands, after openings by the longest wait up to the step ``due``."""
+        """The phase now; openings by the longest wait count up to the step ``due``."""
         phase = _Phase()
         for step, note in progress.decisions:
             if step > progress.step:
                 break
-            # What is due at the very step of an evaluation follows it.
+            # An opening by the longest wait at the step of an evaluation comes after it.
             phase = self._overdue(progress.run, phase, step - 1, count)
             phase = self._seen(phase, step, note["value"], count)
         return self._overdue(progress.run, phase, progress.step if due is None else due, count)
@@ -171,7 +151,7 @@ class OnPlateau(Strategy):
         return replace(phase, waited=phase.waited + 1)
 
     def _overdue(self, run: Run, phase: _Phase, step: int, count: int) -> _Phase:
-        """The phase after all openings that the longest wait has brought by this step."""
+        """The phase after all openings by the longest wait up to this step."""
         while phase.opened < count:
             due = self._deadline(run, phase)
             if due is None or due > step:
@@ -184,7 +164,7 @@ class OnPlateau(Strategy):
 
 
 def _better(metric: str) -> str | None:
-    """Whether more or less of a metric is better, as far as its name tells.
+    """Whether more or less of a metric is better, if its name shows it.
 
     >>> _better("eval_accuracy"), _better("eval_loss"), _better("eval_x")
     ('max', 'min', None)
@@ -198,9 +178,9 @@ def _better(metric: str) -> str | None:
 class ByGradient(Strategy):
     """Everything trains at first; stages whose gradients have become small freeze for good.
 
-    At set moments the relative gradient norm of each open stage, norm of gradient / norm of
-    weights, is measured in one optimizer step. A stage stays open if its value is at least
-    ``threshold`` times the largest. Being relative, it does not depend on the scale of the loss.
+    At fixed moments the relative gradient norm of each open stage (norm of the gradient / norm of
+    the weights) is measured in one optimizer step. A stage stays open if its value is at least
+    ``threshold`` times the largest. So the scale of the loss does not matter.
 
     Sources: Lee et al. 2023, "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts"
     (the criterion, Auto-RGN, used there to scale rates); Liu et al. 2021, "AutoFreeze:
@@ -208,10 +188,6 @@ class ByGradient(Strategy):
 
     In data-parallel training the gradients of rank 0's share of the batch decide for all.
     ``schedule.as_explicit()`` gives the decisions as a schedule to replay.
-
-    Args:
-        every: time between two measurements; the first comes after one such time.
-        threshold: share of the largest value, over 0 and up to 1.
 
     >>> seen = ((10, {"gradients": {"head": 0.5, "top": 0.2, "bottom": 0.01}}),)
     >>> now = Progress(10, Run.of(total_steps=100), decisions=seen)
@@ -223,8 +199,10 @@ class ByGradient(Strategy):
     measures: ClassVar[bool] = True
     decides: ClassVar[bool] = True
     needs_record: ClassVar[bool] = True
-    every: When = "10%"
-    threshold: float = 0.1
+    every: When = option("10%", "time between two measurements, and before the first")
+    threshold: float = option(
+        0.1, "stages below this share of the largest value freeze, up to 1", float
+    )
 
     def __post_init__(self) -> None:
         named("every", Moment.length, self.every)
@@ -259,7 +237,7 @@ class ByGradient(Strategy):
         return index > 0 and moment == progress.step
 
     def decide_from_gradients(self, relative_norms: Mapping[str, float]) -> Any:
-        """Note them, unless they say nothing (a step that loss scaling skips)."""
+        """The norms, unless they are useless: loss scaling skips some steps."""
         values = relative_norms.values()
         if any(math.isnan(value) for value in values) or not any(values):
             return None
@@ -274,9 +252,9 @@ class Custom(Strategy):
     """A rule of the user's own: ``strategy=`` takes the function itself.
 
     Args:
-        rule: takes a :class:`Progress`, gives the names of the open stages (or one name). It is
-            asked before every optimizer step and must follow from the progress alone. Its
-            ``metrics`` are those evaluated so far, also after a resume.
+        rule: takes a :class:`Progress`, returns the names of the open stages (or one name). It
+            is called before every optimizer step and must depend on the progress alone. The
+            progress holds the last value of each metric so far, also after a resume.
 
     >>> rule = Custom(lambda progress: progress.stages[: 1 + progress.epoch])
     >>> now = Progress(10, Run.of(epochs=3, steps_per_epoch=10), stages=("head", "top", "bottom"))
@@ -327,7 +305,7 @@ class Custom(Strategy):
         return [(0, frozenset(self.open_stages(Progress(0, run), stages)))]
 
     def decide(self, progress: Progress, stages: Sequence[str]) -> Any:
-        """Note all metrics that are numbers."""
+        """All metrics that are numbers."""
         found = {n: float(v) for n, v in progress.metrics.items() if is_number(v)}
         return {"metrics": found} if found else None
 

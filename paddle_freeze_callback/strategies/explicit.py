@@ -1,14 +1,13 @@
-"""The strategy that is written out: when -> what."""
+"""The strategy that lists every change: when -> what."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..checks import named
+from ..checks import about, named
 from .base import NamesOf, Opening
 from .moments import Moment, When
 from .run import Run
@@ -17,14 +16,11 @@ from .timed import Timed, in_order
 
 @dataclass(frozen=True, repr=False)
 class Explicit(Timed):
-    """Exactly what the user says: when -> what.
+    """Exactly the changes that the user lists: when -> what.
 
-    Args:
-        unfreeze_at: a mapping from moments to what opens then, in order of time. A value is a
-            selector (see :mod:`.selectors`), which opens, or a mapping with the keys
-            ``"unfreeze"`` and ``"freeze"``. What opened stays open until it is frozen.
-
-    Without a list of ``stages``, the stages follow from the selectors.
+    A value is a selector, which opens, or a mapping with the keys ``"unfreeze"`` and
+    ``"freeze"``. A stage that opened stays open until it is frozen. Without a list of
+    ``stages``, the stages follow from the selectors.
 
     >>> from paddle_freeze_callback import Progress
     >>> rule = Explicit({0: "fc", "50%": "*"})
@@ -33,7 +29,14 @@ class Explicit(Timed):
     """
 
     name: ClassVar[str] = "explicit"
-    unfreeze_at: Mapping[When, Any] = dataclasses.field(hash=False)
+    unfreeze_at: Mapping[When, Any] = field(
+        hash=False,
+        metadata=about(
+            'moments and what opens then, in order of time, such as {0: "fc", "50%": "*"}; '
+            "as a flag pairs when=what, such as 0=fc 1=layer4 '50%=*'",
+            list,
+        ),
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.unfreeze_at, Mapping):
@@ -55,11 +58,10 @@ class Explicit(Timed):
         object.__setattr__(self, "unfreeze_at", dict(self.unfreeze_at))  # nobody else's
 
     def selectors(self) -> list[Any]:
-        """Every selector, in order of time as far as the order in the mapping tells."""
+        """Every selector, in the order of the mapping."""
         return [selector for _, changes in self._changes() for _, selector in changes]
 
     def with_stages(self, names_of: NamesOf, stages: Sequence[str] = ()) -> Explicit:
-        """The same with every selector replaced by the names of the stages that it means."""
         return Explicit(
             {
                 when: {verb: list(names_of(selector)) for verb, selector in changes}
@@ -67,16 +69,14 @@ class Explicit(Timed):
             }
         )
 
-    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         known = set(stages)
-        entries: list[tuple[int, list[tuple[str, Any]]]] = []
-        for when, changes in self._changes():
-            step = run.step_of(Moment.of(when))
-            if step is not None:
-                entries.append((step, changes))
         openings: list[tuple[int | None, frozenset[str]]] = []
         now: frozenset[str] = frozenset()
-        for step, changes in entries:
+        for when, changes in self._changes():
+            step = run.step_of(Moment.of(when))
+            if step is None:
+                continue
             for verb, what in changes:
                 names = frozenset(
                     stages if what == "*" else [what] if isinstance(what, str) else what
@@ -91,13 +91,13 @@ class Explicit(Timed):
         for (before, earlier), (when, step) in itertools.pairwise(times):
             if step < earlier:
                 raise ValueError(
-                    f"unfreeze_at: the moments are out of order: {when!r} (step {step}) stands "
+                    f"unfreeze_at: the moments are out of order: {when!r} (step {step}) comes "
                     f"after {before!r} (step {earlier}); write them in order of time"
                 )
         super().check(run, stages)
 
     def _changes(self) -> list[tuple[When, list[tuple[str, Any]]]]:
-        """Moments with what freezes and what then unfreezes."""
+        """Each moment with its selectors: first those that freeze, then those that open."""
         return [
             (
                 when,

@@ -1,4 +1,4 @@
-"""Strategies that change every so often, for as long as the run lasts."""
+"""Strategies that change the open stages periodically, as long as the run lasts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..checks import named, one_of, whole
+from ..checks import named, one_of, option, whole
 from ..words import listing
 from .base import NamesOf, Strategy
 from .moments import Moment, When
@@ -24,12 +24,12 @@ def _enough(strategy: Any, among: Sequence[str], besides: str) -> None:
 
 
 class _Periodic(Strategy):
-    """A strategy that changes every so often, for as long as the run lasts."""
+    """A strategy that changes the open stages periodically, as long as the run lasts."""
 
     every: When
 
     def _period(self, index: int, stages: Sequence[str]) -> frozenset[str]:
-        """What is open in the period with this index, from 0."""
+        """The stages that are open in the period of this index, from 0."""
         raise NotImplementedError
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
@@ -44,21 +44,14 @@ class _Periodic(Strategy):
 
 @dataclass(frozen=True, repr=False)
 class RandomStages(_Periodic):
-    """LISA: ``k`` random stages train at a time, redrawn every so often.
+    """LISA: ``k`` random stages train at a time, redrawn periodically.
 
-    The draw follows from the seed and the number of the period alone: the same on every rank
-    and after a resume. The optimizer's state of what freezes is dropped, which is what saves
-    memory; ``FreezeSchedule(free_optimizer_state=False)`` keeps it.
+    The draw follows from the seed and the index of the period alone, so it is the same on every
+    rank and after a resume. A stage that freezes loses its state in the optimizer; that saves the
+    memory. ``FreezeSchedule(free_optimizer_state=False)`` keeps it.
 
     Source: Pan et al. 2024, "LISA: Layerwise Importance Sampling for Memory-Efficient Large
     Language Model Fine-Tuning".
-
-    Args:
-        k: how many stages are drawn, besides those always open.
-        every: how long they stay open.
-        always: stages that are open all the time: names or selectors. ``"head"`` and
-            ``"embeddings"`` mean the first and the last stage, whatever their names.
-        seed: another seed, another sequence of draws.
 
     >>> rule = RandomStages(k=1, every="10 steps")
     >>> for step in (0, 10, 20):
@@ -71,10 +64,15 @@ class RandomStages(_Periodic):
 
     name: ClassVar[str] = "random_stages"
     frees_state: ClassVar[bool] = True
-    k: int = 2
-    every: When = "20 steps"
-    always: Sequence[Any] = ("head", "embeddings")
-    seed: int = 0
+    k: int = option(2, "how many stages are drawn, besides those always open", int)
+    every: When = option("20 steps", "how long the same stages stay open")
+    always: Sequence[Any] = option(
+        ("head", "embeddings"),
+        "stages that are open all the time, as names or selectors; "
+        '"head" and "embeddings" mean the first and the last stage, whatever their names',
+        list,
+    )
+    seed: int = option(0, "another seed gives another sequence of draws", int)
 
     def __post_init__(self) -> None:
         whole("k", self.k, 1)
@@ -124,10 +122,14 @@ def _role(one: Any, stages: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True, repr=False)
 class _Settled(RandomStages):
-    """The same when it is settled which stages are always open, be they among those drawn or not.
+    """RandomStages after ``with_stages``: ``always`` holds stage names.
 
-    Without this, the lowest block would take the part of embeddings that stay frozen.
+    So "embeddings" no longer means "the last stage". Otherwise the lowest block would take the
+    place of embeddings that stay frozen.
     """
+
+    def __repr__(self) -> str:
+        return repr(RandomStages(self.k, self.every, self.always, self.seed))
 
     def _drawn(self, stages: Sequence[str]) -> list[str]:
         return [name for name in stages if name not in self.always]
@@ -137,16 +139,11 @@ class _Settled(RandomStages):
 class Cyclic(_Periodic):
     """Block coordinate descent: the stages train in turn, ``k`` at a time, round and round.
 
-    The head is one of them. The optimizer's state of what freezes is dropped, which is what
-    saves memory; ``FreezeSchedule(free_optimizer_state=False)`` keeps it.
+    The head is one of them. A stage that freezes loses its state in the optimizer; that saves the
+    memory. ``FreezeSchedule(free_optimizer_state=False)`` keeps it.
 
     Source: Luo et al. 2024, "BAdam: A Memory Efficient Full Parameter Optimization Method for
     Large Language Models".
-
-    Args:
-        k: how many stages are open at a time.
-        every: how long they stay open; BAdam's K.
-        order: ``"descending"``: from the head to the input; ``"ascending"``: the other way.
 
     >>> rule = Cyclic(k=2, every="5 steps")
     >>> for step in (0, 5, 10):
@@ -159,9 +156,11 @@ class Cyclic(_Periodic):
 
     name: ClassVar[str] = "cyclic"
     frees_state: ClassVar[bool] = True
-    k: int = 1
-    every: When = "100 steps"
-    order: str = "descending"
+    k: int = option(1, "how many stages are open at a time", int)
+    every: When = option("100 steps", "how long the same stages stay open (BAdam's K)")
+    order: str = option(
+        "descending", '"descending": from the head to the input; "ascending": the other way'
+    )
 
     def __post_init__(self) -> None:
         whole("k", self.k, 1)

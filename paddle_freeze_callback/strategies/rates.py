@@ -17,16 +17,9 @@ SHAPES = ("linear", "cosine")
 
 @dataclass(frozen=True)
 class LearningRates:
-    """What the user says about the stages' learning rates.
+    """The learning rates of the stages: the options of the same names.
 
-    Attributes:
-        lr_decay: each stage below the head gets the multiplier of the one above it, divided by
-            this.
-        lr: multipliers by stage or selector; they take the place of what ``lr_decay`` gives.
-            ``"*"`` stands for the stages that no other key means.
-        warmup: how long a newly opened stage ramps up to its multiplier.
-        warmup_shape: ``"linear"`` or ``"cosine"``.
-        hold: how long stages that are open already ramp up again when another opens.
+    In ``lr`` the key ``"*"`` means every stage that no other key means.
     """
 
     lr_decay: float = 1.0
@@ -44,12 +37,12 @@ class LearningRates:
                     'such as {"head": 1.0, "*": 0.1}'
                 )
             if not self.lr:
-                raise ValueError('lr={} says nothing; give {"head": 1.0, "*": 0.1} or leave it out')
+                raise ValueError('lr={} sets nothing; give {"head": 1.0, "*": 0.1} or leave it out')
             object.__setattr__(self, "lr", dict(self.lr))  # nobody else's
             if EVERYTHING in self.lr and self.lr_decay != 1:
                 raise ValueError(
                     f"lr_decay={self.lr_decay!r} and lr={{'*': ...}} contradict each other: the "
-                    "latter says the multiplier of every stage that no other key means; drop one"
+                    "latter sets the multiplier of every stage that no other key means; drop one"
                 )
             for key, value in self.lr.items():
                 positive(f"lr[{key!r}]", value, "0.1; what must not train at all is frozen")
@@ -70,7 +63,7 @@ class LearningRates:
     def multipliers(
         self, depths: Mapping[str, int], names_of: Callable[[Any], Sequence[str]]
     ) -> dict[str, float]:
-        """The multiplier of each stage, ramps aside.
+        """The multiplier of each stage, without ramps.
 
         Args:
             depths: how many stages lie above each, 0 for the head.
@@ -83,7 +76,7 @@ class LearningRates:
         {'head': 1.0, 'top': 0.5}
         """
         rates = {name: float(self.lr_decay) ** -depth for name, depth in depths.items()}
-        said: dict[str, Any] = {}
+        keys: dict[str, Any] = {}
         for key, value in (self.lr or {}).items():
             if key == EVERYTHING:
                 continue
@@ -92,20 +85,20 @@ class LearningRates:
             except (TypeError, ValueError) as error:
                 raise type(error)(f"lr: {error}") from None
             for name in names:
-                if name in said:
+                if name in keys:
                     raise ValueError(
-                        f"lr: both {said[name]!r} and {key!r} mean the stage {name!r}; "
-                        "say its multiplier once"
+                        f"lr: both {keys[name]!r} and {key!r} mean the stage {name!r}; "
+                        "give its multiplier once"
                     )
-                said[name] = key
+                keys[name] = key
                 rates[name] = float(value)
         if self.lr and EVERYTHING in self.lr:
-            for name in set(depths).difference(said):
+            for name in set(depths).difference(keys):
                 rates[name] = float(self.lr[EVERYTHING])
         return rates
 
     def check(self, run: Run) -> None:
-        """Refuse a ramp whose length the run cannot tell.
+        """Refuse a ramp whose length in steps is unknown in this run.
 
         Raises:
             ValueError: naming the argument.
@@ -114,7 +107,7 @@ class LearningRates:
             self._steps(name, run)
 
     def window(self, run: Run) -> int:
-        """After how many steps every ramp is over."""
+        """The number of steps after which every ramp is over."""
         return max(self._steps("warmup", run), self._steps("hold", run))
 
     def ramps(
@@ -123,15 +116,14 @@ class LearningRates:
         """The factors below 1 that ramps give after so many steps, by stage.
 
         In the n-th of N steps of a linear ramp the factor is n / N; of a cosine one,
-        (1 - cos(pi n / N)) / 2. What the run begins with does not ramp: there the scheduler's own
-        warm-up is at work.
+        (1 - cos(pi n / N)) / 2. Stages that are open from the start do not ramp: their warm-up is
+        the scheduler's.
 
         Args:
             step: optimizer steps done.
             run: the run.
-            openings: at which step each of the open stages opened; 0 for those that were open
-                from the beginning.
-            latest: the last step at which any stage opened, be it open still or not.
+            openings: the step at which each open stage opened; 0 stands for the start.
+            latest: the last step at which any stage opened, even one that is frozen again.
 
         >>> LearningRates(warmup="4 steps").ramps(11, Run.of(total_steps=99), {"a": 0, "b": 10})
         {'b': 0.5}

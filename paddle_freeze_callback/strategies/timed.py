@@ -1,4 +1,4 @@
-"""Strategies whose moments are known once the length of the run is."""
+"""Strategies whose moments follow from the length of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from ..checks import named, one_of, positive
+from ..checks import named, one_of, option, positive
 from ..words import listing
 from .base import Opening, Strategy
 from .moments import Moment, When
@@ -15,37 +15,44 @@ from .run import Progress, Run
 
 
 class Timed(Strategy):
-    """A strategy whose moments are all known once the length of the run is."""
+    """A strategy whose moments follow from the length of the run."""
+
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+        """The timetable, with changes after the end of the run.
+
+        Moments that cannot be known yet (see :meth:`Run.step_of`) are left out.
+        """
+        raise NotImplementedError
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
-        """Moments that cannot be known yet (see :meth:`Run.step_of`) are left out."""
-        raise NotImplementedError
+        openings = self.openings(run, stages)
+        return [each for each in openings if run.total_steps is None or each[0] < run.total_steps]
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
         now: frozenset[str] = frozenset()
-        for step, names in self.timetable(progress.run, stages):
+        for step, names in self.openings(progress.run, stages):
             if step <= progress.step:
                 now = names
         return tuple(name for name in stages if name in now)
 
     def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
-        steps = [step for step, _ in self.timetable(progress.run, stages)]
+        steps = [step for step, _ in self.openings(progress.run, stages)]
         return min((step for step in steps if step > progress.step), default=None)
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
-        timetable = self.timetable(run, stages)
-        for step, opens in timetable:
+        openings = self.openings(run, stages)
+        for step, opens in openings:
             if not opens:
                 raise ValueError(
                     f"nothing would train from step {step} on: all stages are "
                     f"frozen then ({listing(stages)}); keep one open at every moment"
                 )
-        if not timetable or timetable[0][0] > 0:
-            first = f"step {timetable[0][0]}" if timetable else "the end"
+        if not openings or openings[0][0] > 0:
+            first = f"step {openings[0][0]}" if openings else "the end"
             raise ValueError(f"nothing would train before {first}; open the head at moment 0")
 
     def ever_open(self, run: Run, stages: Sequence[str]) -> frozenset[str]:
-        return frozenset().union(*(names for _, names in self.timetable(run.foreseen(), stages)))
+        return frozenset().union(*(names for _, names in self.openings(run.foreseen(), stages)))
 
     def never_open(self, run: Run, stages: Sequence[str]) -> list[tuple[str, int | None]]:
         if run.total_steps is not None:
@@ -57,7 +64,7 @@ class Timed(Strategy):
 
     def _first_opening(self, run: Run, stages: Sequence[str]) -> dict[str, int]:
         first: dict[str, int] = {}
-        for step, names in self.timetable(run, stages):
+        for step, names in self.openings(run, stages):
             for name in stages:
                 if name in names:
                     first.setdefault(name, step)
@@ -79,17 +86,12 @@ class Gradual(Timed):
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning for Text Classification"
     (ULMFiT), section 3.3, which opens one more layer per epoch (``every=1``).
 
-    Args:
-        every: time between two openings. By default the openings are spread evenly from
-            ``start`` to the beginning of the last epoch, so that every stage trains.
-        start: when the second stage opens; by default after ``every``, or after
-            the first epoch. A run of one epoch or less, or one whose data has no length, is cut
-            into equal parts instead, one per stage.
-        direction: ``"top_down"``: from the head to the input. ``"bottom_up"``: from the input
-            to the head, which opens last. That is for shifts at the input (other cameras,
-            other noise) under a head that was trained before; a new head would stay random
-            until the end. Source: Lee et al. 2023, "Surgical Fine-Tuning Improves Adaptation
-            to Distribution Shifts".
+    By default every stage trains: the last one opens when the last epoch begins. A run of one
+    epoch or less, or one whose data has no length, is cut into equal parts, one per stage.
+
+    ``direction="bottom_up"`` is for shifts at the input (other cameras, other noise) under a head
+    that is trained already; a new head would stay random until the end. Source: Lee et al. 2023,
+    "Surgical Fine-Tuning Improves Adaptation to Distribution Shifts".
 
     >>> run = Run.of(epochs=4, steps_per_epoch=10)
     >>> [step for step, _ in Gradual().timetable(run, ["head", "top", "bottom"])]
@@ -97,9 +99,18 @@ class Gradual(Timed):
     """
 
     name: ClassVar[str] = "gradual"
-    every: When | None = None
-    start: When | None = None
-    direction: str = "top_down"
+    every: When | None = option(
+        None,
+        "time between two openings; by default spread evenly from start to the beginning of "
+        "the last epoch",
+    )
+    start: When | None = option(
+        None, "when the second stage opens; by default after every, or after the first epoch"
+    )
+    direction: str = option(
+        "top_down",
+        '"top_down": from the head to the input; "bottom_up": from the input to the head',
+    )
 
     def __post_init__(self) -> None:
         if self.every is not None:
@@ -108,7 +119,7 @@ class Gradual(Timed):
             named("start", Moment.of, self.start)
         one_of("direction", self.direction, ("top_down", "bottom_up"))
 
-    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         if self.direction == "bottom_up":
             stages = stages[::-1]
         openings: list[tuple[int | None, frozenset[str]]] = [(0, frozenset(stages[:1]))]
@@ -134,14 +145,14 @@ class Gradual(Timed):
         if total is None:
             raise ValueError(
                 "the openings cannot be spread over a single epoch of data without length; "
-                'say how far they are apart, such as every="100 steps"'
+                'give the time between them, such as every="100 steps"'
             )
         first = Fraction(total, count + 1)
         if self.start is not None:
             first = run.steps(Moment.of(self.start))
         last = Fraction(total * count, count + 1)
         step = -int(-(first + max(last - first, Fraction(0)) * index / max(count - 1, 1)) // 1)
-        # In a run of fewer steps than stages the last ones open together, before its last step.
+        # In a run with fewer steps than stages the last stages open together, before its end.
         return step if self.start is not None else min(step, total - 1)
 
     def _start_in_epochs(self, run: Run) -> Fraction:
@@ -167,7 +178,7 @@ class HeadOnly(Timed):
     name: ClassVar[str] = "head_only"
     needs_head: ClassVar[bool] = True
 
-    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         return [(0, frozenset(stages[:1]))]
 
 
@@ -178,9 +189,6 @@ class HeadThenAll(Timed):
     Source: Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
     Out-of-Distribution".
 
-    Args:
-        at: when everything opens; by default half-way.
-
     >>> run = Run.of(epochs=2, steps_per_epoch=10)
     >>> [step for step, _ in HeadThenAll(at=1).timetable(run, ["head", "layer1"])]
     [0, 10]
@@ -188,12 +196,12 @@ class HeadThenAll(Timed):
 
     name: ClassVar[str] = "head_then_all"
     needs_head: ClassVar[bool] = True
-    at: When = "50%"
+    at: When = option("50%", 'when everything opens, such as 2 (epochs) or "30%"')
 
     def __post_init__(self) -> None:
         named("at", Moment.of, self.at)
 
-    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         return in_order(
             [(0, frozenset(stages[:1])), (run.step_of(Moment.of(self.at)), frozenset(stages))]
         )
@@ -206,10 +214,6 @@ class ChainThaw(Timed):
     Source: Felbo et al. 2017, "Using millions of emoji occurrences to learn any-domain
     representations for detecting sentiment, emotion and sarcasm" (DeepMoji), section 3.3.
 
-    Args:
-        every: how long each of these phases lasts; the last one lasts to the end. By default
-            the run is cut into equal parts.
-
     >>> run = Run.of(total_steps=40)
     >>> for step, names in ChainThaw().timetable(run, ["head", "top", "bottom"]):
     ...     print(step, sorted(names))
@@ -220,13 +224,15 @@ class ChainThaw(Timed):
     """
 
     name: ClassVar[str] = "chain_thaw"
-    every: When | None = None
+    every: When | None = option(
+        None, "how long each phase lasts, the last one to the end; by default in equal parts"
+    )
 
     def __post_init__(self) -> None:
         if self.every is not None:
             named("every", Moment.length, self.every)
 
-    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         phases = self._phases(stages)
         every = Moment.of(self.every) if self.every is not None else None
         every = every or Moment(Fraction(1, len(phases)), "share")
@@ -242,8 +248,7 @@ class ChainThaw(Timed):
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
         super().check(run, stages)
-        known = self.timetable(run.foreseen(), stages)
-        reached = [step for step, _ in known if run.total_steps is None or step < run.total_steps]
+        reached = self.timetable(run.foreseen(), stages)
         count = len(self._phases(stages))
         if len(reached) < count:
             raise ValueError(
@@ -266,10 +271,6 @@ class FreezeDown(Timed):
     out). AutoFreeze (Liu et al. 2021) and Egeria (Wang et al. 2023) freeze in this direction, at
     moments found while training; for that see :class:`ByGradient`.
 
-    Args:
-        until: when the last stage below the head freezes; by default at the end of the run.
-        power: 1 spaces the moments evenly, 3 (cubic) has the input side freeze early.
-
     >>> run = Run.of(total_steps=80)
     >>> rule = FreezeDown("50%")
     >>> [(step, len(names)) for step, names in rule.timetable(run, ["head", "top", "bottom"])]
@@ -277,18 +278,20 @@ class FreezeDown(Timed):
     """
 
     name: ClassVar[str] = "freeze_down"
-    until: When = "100%"
-    power: float = 1
+    until: When = option("100%", "when the last stage below the head freezes")
+    power: float = option(
+        1, "1 spaces the moments evenly; with 3 (cubic) the input side freezes early", float
+    )
 
     def __post_init__(self) -> None:
         named("until", Moment.length, self.until)
         positive("power", self.power, "1 (linear) or 3 (cubic)")
 
-    def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
+    def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         until, below = Moment.of(self.until), len(stages) - 1
         openings: list[tuple[int | None, frozenset[str]]] = [(0, frozenset(stages))]
         for index in range(1, below + 1):
-            # A power that is not whole makes a float, whose last bit must not move a moment.
+            # A power that is not whole gives a float; its last bit must not move a moment.
             share = Fraction(Fraction(index, below) ** self.power).limit_denominator(10**9)
             step = run.step_of(Moment(until.value * share, until.unit))
             openings.append((step, frozenset(stages[: len(stages) - index])))

@@ -238,8 +238,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
 def _openings(plan: Plan, run: Run) -> list[tuple[int, int, frozenset[str]]]:
     """First step, step after the last, and open stages of each phase."""
     assert run.total_steps
-    timetable = plan.strategy.timetable(run, plan.schedulable)
-    known = [(step, opened) for step, opened in timetable if step < run.total_steps]
+    known = plan.strategy.timetable(run, plan.schedulable)
     ends = [*(step for step, _ in known[1:]), run.total_steps]
     return [(step, until, opened) for (step, opened), until in zip(known, ends)]
 

@@ -13,11 +13,19 @@ import yaml
 from networks import ConvNet
 from trainers import tiny_bert
 
-from paddle_freeze_callback import Cyclic, FreezeSchedule, Gradual, HeadThenAll, RandomStages
+from paddle_freeze_callback import (
+    Cyclic,
+    FreezeArguments,
+    FreezeSchedule,
+    Gradual,
+    HeadThenAll,
+    RandomStages,
+)
 from paddle_freeze_callback.cli.main import main
 from paddle_freeze_callback.cli.models import load_model
 from paddle_freeze_callback.cli.written import written_out
-from paddle_freeze_callback.strategies.by_name import STRATEGIES
+from paddle_freeze_callback.options.flags import FLAGS
+from paddle_freeze_callback.strategies.by_name import NAMES
 
 CONFIG = {
     "model_type": "bert",
@@ -148,9 +156,88 @@ def test_a_file_of_options_takes_the_place_of_flags(capsys, tmp_path, nets):
     assert str(table).strip() in capsys.readouterr().out
 
 
-def test_flags_beside_a_file_are_refused(capsys, tmp_path, nets):
-    said = mistake(capsys, "plan", f"{nets}:build", "--config", "s.yaml", "--lr-decay", "2")
-    assert said == "--lr-decay and --config contradict each other; write lr_decay into s.yaml"
+@pytest.mark.parametrize("command", ["plan", "check"])
+def test_flags_beside_a_file_add_what_it_does_not_set(capsys, tmp_path, nets, command):
+    (tmp_path / "s.yaml").write_text("every: 10 steps\n")
+    words = ["plan", f"{nets}:build", "--config", "s.yaml"]
+    words = words if command == "plan" else ["check", "s.yaml", f"{nets}:build"]
+    assert main([*words, "--stages", "1", "--lr-decay", "2"]) == 0
+    table = FreezeSchedule(stages=1, every="10 steps", lr_decay=2).preview(
+        load_model(f"{nets}:build"), epochs=3, steps_per_epoch=100
+    )
+    assert str(table).strip() in capsys.readouterr().out
+    said = mistake(capsys, *words, "--start", "soon")
+    assert said.startswith("--start: 'soon' is no moment of the run")
+    said = mistake(capsys, *words, "--at", "1")
+    assert said.startswith("s.yaml: every: belongs to the strategies 'gradual', ")
+
+
+@pytest.mark.parametrize("command", ["plan", "check"])
+def test_an_option_in_a_file_and_by_flag_is_a_contradiction(capsys, tmp_path, nets, command):
+    (tmp_path / "s.yaml").write_text("lr_decay: 2\n")
+    words = ["plan", f"{nets}:build", "--config", "s.yaml"]
+    words = words if command == "plan" else ["check", "s.yaml", f"{nets}:build"]
+    assert mistake(capsys, *words, "--lr-decay", "2") == (
+        "--lr-decay and s.yaml contradict each other: both set lr_decay; drop one of them"
+    )
+
+
+FLAG_VALUES = {
+    "stages": ["fc10", "head", "fc1"], "strategy": "gradual", "every": "7 steps",
+    "start": "9 steps", "direction": "bottom_up", "at": "30%", "unfreeze_at": ["0=head", "50%=*"],
+    "until": "80%",
+    "power": "3", "k": "1", "always": ["head"], "seed": "7", "order": "ascending",
+    "metric": "acc", "patience": "3", "min_delta": "0.1", "mode": "max", "max_wait": "50 steps",
+    "restore_best": True, "threshold": "0.5", "lr_decay": "2.6", "lr": ["head=1", "fc1=0.1"],
+    "warmup": "5 steps", "warmup_shape": "cosine", "hold": "3 steps", "frozen_norm": "train",
+    "frozen_dropout": "eval", "cache": "memory", "cache_limit": "1 GB", "cache_dtype": "float16",
+    "cache_check_every": "9", "verify": True, "restore": False, "free_optimizer_state": False,
+}  # fmt: skip
+BESIDE = {
+    "order": {"k": "1"}, "seed": {"strategy": "lisa"}, "k": {"strategy": "lisa"},
+    "patience": {"metric": "acc"}, "min_delta": {"metric": "acc"}, "mode": {"metric": "acc"},
+    "max_wait": {"metric": "acc"}, "restore_best": {"metric": "acc"},
+    "warmup_shape": {"warmup": "9 steps"}, "cache_limit": {"cache": "memory"},
+    "cache_dtype": {"cache": "memory"}, "cache_check_every": {"cache": "memory"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dash", ["-", "_"])
+@pytest.mark.parametrize("command", ["plan", "check"])
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_option_is_a_flag(monkeypatch, tmp_path, nets, name, command, dash):
+    """With ``-`` and with ``_``; it does what the flag of the Trainer does."""
+    options = {**BESIDE.get(name, {}), name: FLAG_VALUES[name]}
+    words = ["plan", f"{nets}:build"]
+    if command == "check":
+        (tmp_path / "s.json").write_text("{}")
+        words = ["check", "s.json", f"{nets}:build"]
+    for option, value in options.items():
+        flag = option.replace("_", dash)
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no{dash}{flag}")
+        else:
+            words += [f"--{flag}", *([value] if isinstance(value, str) else value)]
+    made = []
+    monkeypatch.setattr(
+        FreezeSchedule, "preview", lambda self, *_, **__: made.append(self) or Table()
+    )
+    assert main(words) == 0
+    typed = {
+        option: FLAGS[option].kind(value) if FLAGS[option].kind in (int, float) else value
+        for option, value in options.items()
+    }
+    expected = FreezeSchedule.from_args(
+        FreezeArguments(**{f"freeze_{option}": value for option, value in typed.items()})
+    )
+    assert repr(made[0]) == repr(expected) != "FreezeSchedule()"
+
+
+class Table:
+    """In place of a preview."""
+
+    def show(self):
+        pass
 
 
 # ---------------------------------------------------------------- models
@@ -289,7 +376,12 @@ def test_a_module_that_cannot_be_imported_says_why(capsys, tmp_path, nets):
         (["--strategy", "gradul"], "--strategy: unknown strategy 'gradul'; did you mean 'gradual'"),
         (["--every", "1 epch"], "--every: '1 epch' is no moment of the run"),
         (["--strategy", "head_only", "--every", "1"], "--every: belongs to the strategies"),
-        (["--strategy", "explicit"], "explicit needs unfreeze_at, for which there is no flag"),
+        (["--strategy", "explicit"], "--strategy: explicit needs --unfreeze-at"),
+        (["--strategy", "ulmfi"], "did you mean 'ulmfit'?"),
+        (["--strategy", "lp_ft", "--max-wait", "1"], "--max-wait: belongs to the strategy"),
+        (["--stages", "fc9", "*"], "did you mean 'fc"),
+        (["--lr", "2"], "--lr: '2' is no pair stage=multiplier, such as head=1"),
+        (["--cache_limit", "1 GB"], "cache_limit='1 GB' has no effect without cache="),
         (["--stages", "40"], "stages=40: the backbone has"),
         (["--lr-decay", "-1"], "--lr-decay: "),
         (["--config", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
@@ -308,9 +400,10 @@ def test_an_option_that_cannot_be_is_named(capsys, words, message):
         (["plan", "m", "--epochs", "0"], "argument --epochs: '0' is no whole number from 1 on"),
         (["plan", "m", "--epochs", "nan"], "argument --epochs: 'nan' is no positive number"),
         (["plan", "m", "--steps-per-epoch", "1.5"], "--steps-per-epoch: '1.5' is no whole number"),
-        (["plan", "m", "--stages", "fc"], 'neither "auto" nor a number from 1 on; selectors'),
+        (["plan", "--stages", "4", "m"], "required: MODEL"),
         (["plan", "--yaml", "m"], "put --yaml without a file after MODEL"),
-        (["plan", "m", "--lr", "2"], "unrecognized arguments: --lr 2"),
+        (["plan", "m", "--lr-decay", "x"], "argument --lr-decay: invalid float value: 'x'"),
+        (["plan", "m", "--lrr", "2"], "unrecognized arguments: --lrr 2"),
         (["plot", "m"], "required: -o/--output"),
         (["check", "s.yaml"], "required: MODEL"),
     ],
@@ -331,8 +424,9 @@ def test_help_has_examples_models_and_exit_status(capsys, words):
     if words:
         assert "(default: 3)" in shown
         assert "(default: 100, which is a guess" in " ".join(shown.split())
-    if words in (["plan"], ["plot"]):
-        assert all(name in " ".join(shown.split()) for name in STRATEGIES)
+        assert all(name in " ".join(shown.split()) for name in NAMES)
+        for name in FLAGS:
+            assert f"  --{name.replace('_', '-')}" in shown
     assert max(map(len, shown.splitlines())) <= 100
 
 

@@ -27,7 +27,7 @@ from paddle_freeze_callback import (
     OnPlateau,
     RandomStages,
 )
-from paddle_freeze_callback.strategies.by_name import STRATEGIES
+from paddle_freeze_callback.strategies.by_name import NAMES, STRATEGIES
 
 CASES = [
     ([], FreezeSchedule()),
@@ -73,6 +73,16 @@ CASES = [
     ),
     (["--freeze_frozen_norm", "train"], FreezeSchedule(frozen_norm="train")),
     (["--freeze_frozen_dropout", "eval"], FreezeSchedule(frozen_dropout="eval")),
+    (["--freeze_strategy", "ulmfit"],
+     FreezeSchedule(strategy=Gradual("1 epoch"), lr_decay=2.6)),
+    (["--freeze_strategy", "ulmfit", "--freeze_every", "9 steps", "--freeze_lr_decay", "1"],
+     FreezeSchedule(strategy=Gradual("9 steps"), lr_decay=1.0)),
+    (["--freeze_strategy", "lp_ft"], FreezeSchedule.lp_ft()),
+    (["--freeze_strategy", "lp_ft", "--freeze_at", "2"], FreezeSchedule.lp_ft(at="2")),
+    (["--freeze_strategy", "lisa"], FreezeSchedule.lisa()),
+    (["--freeze_strategy", "lisa", "--freeze_k", "1", "--freeze_every", "9 steps",
+      "--freeze_seed", "4", "--freeze_always", "head", "fc"],
+     FreezeSchedule.lisa(1, "9 steps", 4, ["head", "fc"])),
     (["--no_freeze_restore"], FreezeSchedule(restore=False)),
     (["--freeze_restore", "false", "--freeze_verify", "yes"],
      FreezeSchedule(verify=True, restore=False)),
@@ -219,10 +229,56 @@ def test_training_arguments_with_flags_can_be_pickled(tmp_path):
     assert pickle.loads(pickle.dumps(args)).freeze_every == "1 epoch"
 
 
+RECIPES = [
+    ({"strategy": "ulmfit"}, FreezeSchedule.ulmfit()),
+    ({"strategy": "ulmfit", "every": "9 steps", "start": 1, "lr_decay": 2.0, "verify": True},
+     FreezeSchedule.ulmfit(every="9 steps", start=1, lr_decay=2.0, verify=True)),
+    ({"strategy": "ulmfit", "lr_decay": 1.0}, FreezeSchedule.ulmfit(lr_decay=1.0)),
+    ({"strategy": "lp_ft", "stages": 4}, FreezeSchedule.lp_ft(stages=4)),
+    ({"strategy": "lisa"}, FreezeSchedule.lisa()),
+    ({"strategy": "lisa", "every": "5 steps"}, FreezeSchedule.lisa(every="5 steps")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "expected"), RECIPES, ids=lambda value: str(value)[:50])
+def test_a_recipe_by_name_does_what_its_constructor_does(options, expected, tmp_path):
+    schedule = FreezeSchedule(**options)
+    file = tmp_path / "s.yaml"
+    file.write_text(json.dumps(options))
+    for made in (schedule, FreezeSchedule.from_file(file), eval(repr(schedule)),
+                 pickle.loads(pickle.dumps(schedule)), copy.copy(schedule)):  # fmt: skip
+        assert made._strategy == expected._strategy
+        assert made._stages == expected._stages
+        assert made._manners == expected._manners
+
+
+def test_a_recipe_by_name_prints_as_it_was_written():
+    assert repr(FreezeSchedule(strategy="ulmfit")) == "FreezeSchedule(strategy='ulmfit')"
+    assert FreezeSchedule(strategy="ulmfit")._manners["learning_rates"].lr_decay == 2.6
+    assert FreezeSchedule.ulmfit()._strategy == Gradual("1 epoch")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "ulmfit", "unfreeze_at": {0: "fc"}}, "strategy= and unfreeze_at= contradict"),
+        ({"strategy": "lp_ft", "every": 1}, "strategy= and every= contradict each other"),
+        ({"strategy": "lisa", "start": 1}, "strategy= and start= contradict each other"),
+        ({"strategy": "gradual", "every": 1}, "write for example strategy=Gradual(every=..."),
+        ({"strategy": "ulmfitt"}, "unknown strategy 'ulmfitt'; did you mean 'ulmfit'? known: grad"),
+        ({"strategy": "ulmfit", "lr": {"*": 1}}, "lr_decay=2.6 and lr={'*': ...} contradict"),
+    ],
+)
+def test_what_contradicts_a_recipe_is_an_error(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FreezeSchedule(**options)
+
+
 def test_every_strategy_has_a_name_for_flags():
     assert list(STRATEGIES) == [
         "gradual", "head_only", "head_then_all", "explicit", "chain_thaw", "freeze_down",
         "random_stages", "cyclic", "on_plateau", "by_gradient",
     ]  # fmt: skip
-    for name in STRATEGIES:
+    assert list(NAMES) == [*STRATEGIES, "ulmfit", "lp_ft", "lisa"]
+    for name in NAMES:
         assert name in FreezeArguments.__dataclass_fields__["freeze_strategy"].metadata["help"]

@@ -217,7 +217,7 @@ ROWS = {
     ),
     "moments out of order": (
         lambda: attached(FreezeSchedule(unfreeze_at={0: "fc", "6 steps": "*", "50%": "block3"})),
-        "unfreeze_at: the moments are out of order: '50%' (step 5) stands after '6 steps' (step 6)",
+        "unfreeze_at: the moments are out of order: '50%' (step 5) comes after '6 steps' (step 6)",
     ),
     "metric as a number": (lambda: OnPlateau(3), "metric=3 must be a name"),
     "metric that says nothing": (lambda: OnPlateau("m"), "mode: whether more or less of 'm' is"),
@@ -276,7 +276,7 @@ ROWS = {
     "decay as text": (lambda: FreezeSchedule(lr_decay="2.6"), "lr_decay='2.6' must be a number"),
     "endless decay": (lambda: FreezeSchedule(lr_decay=math.inf), "lr_decay=inf must be a positive"),
     "lr as a number": (lambda: FreezeSchedule(lr=0.1), "lr=0.1 is no mapping from stages to"),
-    "lr that says nothing": (lambda: FreezeSchedule(lr={}), "lr={} says nothing"),
+    "lr that says nothing": (lambda: FreezeSchedule(lr={}), "lr={} sets nothing"),
     "a rate of nothing": (
         lambda: FreezeSchedule(lr={"head": 0}),
         "lr['head']=0 must be a positive number, such as 0.1; what must not train at all is frozen",
@@ -295,7 +295,7 @@ ROWS = {
     ),
     "lr said twice": (
         lambda: attached(FreezeSchedule(lr={"head": 1, "fc": 2})),
-        "lr: both 'head' and 'fc' mean the stage 'head'; say its multiplier once",
+        "lr: both 'head' and 'fc' mean the stage 'head'; give its multiplier once",
     ),
     "lr of half a stage": (
         lambda: attached(FreezeSchedule(lr={"block2.0": 2})),
@@ -442,7 +442,7 @@ ROWS = {
     ),
     "flag of several strategies": (
         lambda: flags(k=2),
-        "--freeze_k: belongs to several strategies; say which with --freeze_strategy:",
+        "--freeze_k: belongs to several strategies; choose one with --freeze_strategy:",
     ),
     "flag of several others": (
         lambda: flags(strategy="gradual", k=2),
@@ -485,7 +485,7 @@ ROWS = {
     ),
     # ---- files
     "misspelt key": (file("evry: 1"), "unknown option 'evry'; did you mean every"),
-    "unknown key": (file("zzz: 1"), "unknown option 'zzz'; known: strategy, stages"),
+    "unknown key": (file("zzz: 1"), "unknown option 'zzz'; known: stages, strategy, every"),
     "key twice": (file("every: 1\nfreeze_every: 2"), "the option 'every' is there twice"),
     "wrong value": (file("every: soon"), "a.yaml: every: 'soon' is no moment"),
     "misspelt strategy in a file": (file("strategy: gradul"), "unknown strategy 'gradul'; did you"),

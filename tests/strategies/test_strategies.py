@@ -19,7 +19,7 @@ from paddle_freeze_callback import (
     RandomStages,
     Strategy,
 )
-from paddle_freeze_callback.strategies.by_name import STRATEGIES
+from paddle_freeze_callback.strategies.by_name import STRATEGIES, arguments_of
 from paddle_freeze_callback.strategies.deciding import Custom
 from paddle_freeze_callback.strategies.run import Progress, Run
 
@@ -82,10 +82,7 @@ GOLDEN = [
         {
             0: "head",
             10: "head layer4",
-            20: "head layer4 layer3",
-            30: "head layer4 layer3 layer2",
-            40: "head layer4 layer3 layer2 layer1",
-            50: "head layer4 layer3 layer2 layer1 stem",
+            20: "head layer4 layer3",  # the others would open after the end
         },
     ),
     (
@@ -208,8 +205,7 @@ GOLDEN = [
             8: "head layer4 layer3 layer2 layer1",
             64: "head layer4 layer3 layer2",
             216: "head layer4 layer3",
-            512: "head layer4",
-            1000: "head",
+            512: "head layer4",  # and at the end, step 1000, layer4
         },
     ),
     (
@@ -293,6 +289,34 @@ def test_a_run_of_known_steps_but_unknown_epochs_is_cut_into_equal_parts():
     assert list(table(Gradual(start="6 steps"), Run.of(total_steps=30), STAGES[:3])) == [0, 6, 20]
 
 
+def test_a_timetable_ends_with_the_run_and_the_openings_do_not():
+    run = Run.of(epochs=3, steps_per_epoch=10)
+    late = [(30, frozenset(STAGES[:4])), (40, frozenset(STAGES[:5])), (50, frozenset(STAGES))]
+    openings = Gradual(every=1).openings(run, STAGES)
+    assert openings == Gradual(every=1).timetable(run, STAGES) + late
+    assert FreezeDown(power=3).openings(Run.of(total_steps=1000), STAGES)[-1][0] == 1000
+    frozen_late = Explicit({0: "*", "9 epochs": {"freeze": "*"}})
+    with pytest.raises(ValueError, match="nothing would train from step 90 on"):
+        frozen_late.check(run, STAGES)
+
+
+def test_random_stages_that_were_fitted_to_a_network_print_as_what_they_are():
+    fitted = RandomStages(k=1).with_stages(lambda selector: [selector], STAGES)
+    assert repr(fitted) == "RandomStages(k=1, always=('head', 'stem'))"
+    with pytest.raises(ValueError, match="there are 2 to draw from"):
+        RandomStages(k=3).with_stages(lambda selector: [selector], STAGES).check(
+            Run.of(total_steps=9), STAGES[:3]
+        )
+
+
+def test_the_docstring_of_a_strategy_lists_its_arguments():
+    for kind in STRATEGIES.values():
+        for name, each in arguments_of(kind).items():
+            assert f"\n    {name}: {each.metadata['help']}.\n" in kind.__doc__
+    assert "\n    k: how many stages are drawn" in RandomStages.__doc__
+    assert "Args:" not in HeadOnly.__doc__
+
+
 def test_stages_that_open_after_the_end_are_found():
     run = Run.of(epochs=3, steps_per_epoch=10)
     assert Gradual(every=1).never_open(run, STAGES) == [
@@ -355,7 +379,7 @@ def test_less_is_better_for_a_loss_and_more_for_an_accuracy_unless_said_otherwis
     assert opened_by(OnPlateau("loss", patience=1), 0.5, 0.4, 0.45) == [1, 1, 2]
     assert opened_by(OnPlateau("eval_f1", patience=1), 0.5, 0.4) == [1, 2]
     assert opened_by(OnPlateau("eval_f1", patience=1, mode="min"), 0.5, 0.4) == [1, 1]
-    with pytest.raises(ValueError, match=r"better cannot be told.*mode='max' or mode='min'"):
+    with pytest.raises(ValueError, match=r"better does not follow.*mode='max' or mode='min'"):
         OnPlateau("eval_x")
 
 
@@ -468,7 +492,7 @@ def test_what_a_rule_of_the_users_own_gives_is_checked(answer, error, message):
         (Cyclic(k=7), "k=7 stages cannot be open at a time: there are 6 stages.*k from 1 to 6"),
         (ChainThaw("20 steps"), "7 phases, and this run has room for 5: .*shorten every, or merge"),
         (Explicit({0: "head", "50 steps": "*", "40%": "layer4"}),
-         "out of order: '40%' \\(step 40\\) stands after '50 steps'"),
+         "out of order: '40%' \\(step 40\\) comes after '50 steps'"),
         (Explicit({0: "head", "50%": {"freeze": "head"}}), "nothing would train from step 50"),
         (Explicit({"5 steps": "head"}), "nothing would train before step 5"),
     ],
