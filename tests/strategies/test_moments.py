@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_freeze_callback.strategies.moments import Moment
@@ -67,6 +67,7 @@ def test_epochs_cannot_be_counted_where_only_the_total_is_known():
         Run.of(total_steps=10).step_of(Moment.of(1))
 
 
+@settings(deadline=None)  # nothing is timed
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(0, 60), st.integers(0, 100))
 def test_a_moment_never_comes_before_its_share_of_the_run(epochs, per_epoch, epoch, percent):
     run = Run.of(epochs=epochs, steps_per_epoch=per_epoch)
@@ -76,6 +77,7 @@ def test_a_moment_never_comes_before_its_share_of_the_run(epochs, per_epoch, epo
     assert 0 <= step * 100 - percent * epochs * per_epoch < 100
 
 
+@settings(deadline=None)  # nothing is timed
 @given(st.integers(1, 50), st.integers(0, 500))
 def test_the_epoch_follows_from_the_step(per_epoch, step):
     run = Run.of(total_steps=1000, steps_per_epoch=per_epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_freeze_callback import (
@@ -580,12 +580,14 @@ decided = st.builds(
 )
 
 
+@settings(deadline=None)  # nothing is timed
 @given(strategies, runs, stage_lists)
 def test_something_trains_at_every_moment(strategy, run, stages):
     for step in range(run.total_steps):
         assert strategy.open_stages(Progress(step, run), stages)
 
 
+@settings(deadline=None)  # nothing is timed
 @given(periodic, runs, stage_lists)
 def test_as_many_stages_as_asked_for_are_open_all_the_time(strategy, run, stages):
     always = 1 if isinstance(strategy, RandomStages) else 0
@@ -593,6 +595,7 @@ def test_as_many_stages_as_asked_for_are_open_all_the_time(strategy, run, stages
         assert len(strategy.open_stages(Progress(step, run), stages)) == strategy.k + always
 
 
+@settings(deadline=None)  # nothing is timed
 @given(runs, stage_lists, st.builds(FreezeDown, until=moments, power=st.floats(0.2, 5)))
 def test_freeze_down_only_ever_freezes_from_the_input_side(run, stages, strategy):
     before = stages
@@ -603,6 +606,7 @@ def test_freeze_down_only_ever_freezes_from_the_input_side(run, stages, strategy
         before = now
 
 
+@settings(deadline=None)  # nothing is timed
 @given(decided, runs, stage_lists, st.data())
 def test_a_plateau_schedule_looks_back_on_what_it_was(strategy, run, stages, data):
     """At a step it depends on the evaluations until then only, and only ever opens."""
@@ -623,6 +627,7 @@ def test_a_plateau_schedule_looks_back_on_what_it_was(strategy, run, stages, dat
         count = len(now)
 
 
+@settings(deadline=None)  # nothing is timed
 @given(graduals, runs, stage_lists)
 def test_gradual_only_ever_opens_from_the_top_down(strategy, run, stages):
     before: tuple[str, ...] = ()
@@ -634,6 +639,7 @@ def test_gradual_only_ever_opens_from_the_top_down(strategy, run, stages):
         before = now
 
 
+@settings(deadline=None)  # nothing is timed
 @given(runs, stage_lists)
 def test_by_default_every_stage_opens_no_later_than_the_last_epoch_begins(run, stages):
     last_epoch = run.total_steps - run.steps_per_epoch
@@ -644,6 +650,7 @@ def test_by_default_every_stage_opens_no_later_than_the_last_epoch_begins(run, s
         assert Gradual().open_stages(first, stages) == ("head",)
 
 
+@settings(deadline=None)  # nothing is timed
 @given(strategies, runs, stage_lists, st.data())
 def test_the_next_step_misses_no_change(strategy, run, stages, data):
     """What a run would do that looks only at ``next_step`` is what it would do at each step."""
@@ -657,6 +664,7 @@ def test_the_next_step_misses_no_change(strategy, run, stages, data):
         assert after > step
 
 
+@settings(deadline=None)  # nothing is timed
 @given(strategies, runs, stage_lists, st.data())
 def test_the_state_at_a_step_does_not_depend_on_how_it_was_reached(strategy, run, stages, data):
     start = data.draw(st.integers(0, run.total_steps))
