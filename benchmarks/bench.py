@@ -285,7 +285,7 @@ def cached(build, plan: dict, batches: list, rounds: int, half: str | None = Non
         lambda: train_epoch(*runs["plain"][:3], batches),
         lambda: train_epoch(*runs["cache"][:3], batches),
     )
-    statistics_ = dataclasses.replace(runs["cache"][3].cache)
+    statistics_ = dataclasses.replace(runs["cache"][3].run.cache)
     runs["cache"][2].close()
     firsts = median_of(3, first, lambda: train_epoch(*runs["plain"][:3], batches))
     result = {

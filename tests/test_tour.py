@@ -54,7 +54,7 @@ def tour():
 
 def test_the_backbone_knows_the_first_task_and_the_new_head_learns_the_second(tour):
     assert tour.found["acc"] > 0.9
-    accuracy = [value for _, value in tour.schedule.metrics["acc"]]
+    accuracy = [value for _, value in tour.schedule.run.metrics["acc"]]
     assert len(accuracy) == 6
     assert accuracy[-1] > 0.9
 
@@ -97,7 +97,7 @@ def test_two_cells_show_a_figure(tour):
 
 
 def test_the_cache_was_of_use_while_the_head_learned_alone(tour):
-    done = tour.schedule.cache
+    done = tour.schedule.run.cache
     assert done.hits >= 256
     assert done.hit_rate > 0.2
     assert (done.rows, done.nbytes) == (0, 0)

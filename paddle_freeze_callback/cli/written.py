@@ -57,9 +57,9 @@ def written_out(
     if rule.decides or rule.measures:
         raise MistakeError(
             f"--yaml: {rule!r} decides while it runs, so its moments are not known before; after a "
-            "run, schedule.as_explicit() tells them"
+            "run, schedule.run.as_explicit() gives them"
         )
-    fitted = plan_of(network, schedule._stages, rule, manners["learning_rates"])
+    fitted = plan_of(network, schedule.stages, rule, manners["learning_rates"])
     every = weights(network)
     names = {stage.name: covering(stage, every, fitted.openable) for stage in fitted.stages}
     moments = _moments(fitted, rule, run)

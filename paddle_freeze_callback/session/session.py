@@ -20,7 +20,7 @@ import paddle
 from paddle import nn
 
 from ..cache.feature_cache import FeatureCache
-from ..cache.options import CacheOptions
+from ..cache.options import CacheOptions, CacheStatistics
 from ..checks import is_number
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates
@@ -84,6 +84,7 @@ class Freezing:
         free_optimizer_state: bool = False,
         cache: CacheOptions | None = None,
         evaluates: bool = True,
+        schedule: str = "",
         say: Callable[[str], object] = print,
         record: Record | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -97,9 +98,14 @@ class Freezing:
         self._verify = verify
         self._restore = restore
         self._say = say
+        self._schedule = schedule
+        self._undo: list[Callable[[], object]] = []
+        self._numbers: dict[str, float] | None = None
+        self._rate: float | None = None
         self.stages = self._plan.stages
         self.history: list[Transition] = []
         self._optimizer = optimizer
+        self._innermost = optimizers.innermost(optimizer)
         self._learning_rates = learning_rates
         self._free = free_optimizer_state
         self._freed: set[str] = set()
@@ -117,7 +123,7 @@ class Freezing:
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
-        self.cache = None if cache is None else self._new_cache(cache)
+        self._cache = None if cache is None else self._new_cache(cache)
         self._multipliers = Multipliers(
             {s.name: self._freezer.members(s.name) for s in self.stages}
         )
@@ -125,8 +131,8 @@ class Freezing:
         # If training fails and the run is thrown away, the network is still put back.
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
-        if self.cache is not None:
-            weakref.finalize(self, self.cache.close).atexit = False
+        if self._cache is not None:
+            weakref.finalize(self, self._cache.close).atexit = False
         self._open: tuple[str, ...] = ()
         self._next: int | None = None
         self._sums: dict[str, str] = {}
@@ -194,25 +200,31 @@ class Freezing:
         if step is None:
             self._look()
 
-    def save(
-        self, place: str | os.PathLike[str], schedule: str = "", step: int | None = None
-    ) -> None:
-        """Write what a resumed run must know; in distributed training, call it on every rank.
+    def save(self, place: str | os.PathLike[str], step: int | None = None) -> None:
+        """Write what ``resume_from`` reads; in distributed training, call it on every rank.
+
+        A Trainer's checkpoints, and those of ``paddle.Model.save`` in ``fit``, have it already.
 
         Args:
             place: a checkpoint's folder, or the path that its files begin with.
-            schedule: the schedule, as it prints.
             step: optimizer steps done, if they are more than at the last call.
         """
-        self._step = self._step if step is None else step
-        self._finish_sample()
+        self.settle(self._step if step is None else step)
         if parallel.rank() != 0:
             return
         if self._best:
             self._best.save(file_at(place, BEST_FILE))
         else:
             file_at(place, BEST_FILE).unlink(missing_ok=True)
-        Record(self._step, schedule, self._open, self._decisions).save(place)
+        Record(self._step, self._schedule, self._open, self._decisions).save(place)
+
+    def settle(self, step: int) -> None:
+        """After so many optimizer steps, make the decisions that need every rank.
+
+        A loop that saves on one rank alone calls this before it, on all ranks.
+        """
+        self._step = step
+        self._finish_sample()
 
     def verify(self, step: int | None = None) -> None:
         """Check that nothing frozen has moved since the last transition.
@@ -255,6 +267,10 @@ class Freezing:
         self._next = None
         self._put_back(flags=flags)
 
+    def undo_also(self, function: Callable[[], object]) -> None:
+        """Call a function, once, when the network is put back: its host changed something, too."""
+        self._undo.append(function)
+
     def give_up(self) -> None:
         """Another run takes the network: put it back, and refuse to go on."""
         self._put_back()
@@ -264,10 +280,12 @@ class Freezing:
         if self._sample is not None:
             self._sample.cancel()
             self._sample = None
-        if self.cache is not None:
-            self.cache.close()
+        if self._cache is not None:
+            self._cache.close()
         self._multipliers.restore()
         self._freezer.restore(flags=flags)
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Freezing:
         return self
@@ -327,22 +345,31 @@ class Freezing:
         return Explicit(moments)
 
     @property
-    def numbers(self) -> dict[str, float]:
+    def cache(self) -> CacheStatistics | None:
+        """What the cache did since the run began; ``None`` without one."""
+        return None if self._cache is None else self._cache.statistics
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
         """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now.
 
         With learning rates per stage, also ``lr/`` and the name of each open stage; with a cache,
-        ``cache_hit_rate``.
+        ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
+        at every step.
         """
-        effective = {} if self._learning_rates.neutral else self.learning_rates
-        found = numbers(self.history[-1], len(self._open), effective)
-        if self.cache is not None:
-            found["cache_hit_rate"] = self.cache.statistics.hit_rate
-        return found
+        rate = None if self._learning_rates.neutral else rates.current(self._innermost)
+        if self._numbers is None or rate != self._rate:
+            effective = {} if rate is None else self.learning_rates
+            self._numbers = numbers(self.history[-1], len(self._open), effective)
+            self._rate = rate
+        if self._cache is not None:
+            self._numbers["cache_hit_rate"] = self._cache.statistics.hit_rate
+        return self._numbers
 
     @property
     def learning_rates(self) -> dict[str, float]:
         """The effective learning rate of each open stage, now."""
-        current = rates.current(optimizers.innermost(self._optimizer))
+        current = rates.current(self._innermost)
         return {name: current * self._multipliers.effective(name) for name in self._open}
 
     # ------------------------------------------------------------ inside
@@ -503,6 +530,7 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
+        self._numbers = None
         self._finish_sample()
         strategy, names = self._plan.strategy, self._plan.schedulable
         if strategy.needs_evaluation and self._seen and not self._decisions:
@@ -530,8 +558,8 @@ class Freezing:
         if not first:
             self.verify()
             self._put_back_best()
-        if self.cache is not None:
-            self.cache.remove()
+        if self._cache is not None:
+            self._cache.remove()
         self._freezer.apply(wanted)
         everything = tuple(stage.name for stage in self.stages)
         closed = everything if first else self._open
@@ -551,8 +579,8 @@ class Freezing:
         transition = replace(transition, learning_rates=self.learning_rates)
         self.history.append(transition)
         self._say(str(transition))
-        if self.cache is not None:
-            self.cache.begin(self._freezer.opened())
+        if self._cache is not None:
+            self._cache.begin(self._freezer.opened())
         if self._verify:
             self._sums = self._freezer.checksums()
 

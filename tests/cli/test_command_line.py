@@ -417,7 +417,7 @@ def weights_over_time(network, schedule, table):
     from paddle_freeze_callback.session.plan import plan
 
     fitted = plan(
-        network, schedule._stages, schedule._strategy, schedule._manners["learning_rates"]
+        network, schedule.stages, schedule._strategy, schedule._manners["learning_rates"]
     )
     return [
         {

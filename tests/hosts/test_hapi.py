@@ -34,7 +34,7 @@ def test_stages_open_from_the_top_and_frozen_ones_do_not_move():
         Images(), batch_size=4, epochs=4, shuffle=False, verbose=0, callbacks=[schedule, watch]
     )
     assert watch.open == [ALL[: 1 + batch // 6] for batch in range(24)]
-    members = {stage.name: set(stage.parameters) for stage in schedule.stages}
+    members = {stage.name: set(stage.parameters) for stage in schedule.run.stages}
     for now, changed in zip(watch.open, watch.moved):
         for stage in ALL:
             tensors = members[stage] | {f"{stage}.1._mean", f"{stage}.1._variance"}
@@ -91,7 +91,7 @@ def test_steps_are_counted_as_the_optimizer_counts_them(accumulate):
     class Sees(paddle.callbacks.Callback):
         def on_train_batch_begin(self, step, logs=None):
             if step % accumulate == 0:
-                assert schedule._loop.done == Counting.count
+                assert schedule._host.done == Counting.count
                 seen.append(step)
 
     seen: list[int] = []
@@ -183,7 +183,7 @@ def test_refreezing_holds_the_stage_again():
     assert schedule.history[1].frozen == ("block3",)
     for changed in watch.moved[6:]:
         assert not [name for name in changed if name.startswith("block3")]
-    assert [stage.name for stage in schedule.stages] == ["fc", "block3", "block2", "rest"]
+    assert [stage.name for stage in schedule.run.stages] == ["fc", "block3", "block2", "rest"]
 
 
 def test_a_stage_that_never_opens_is_a_warning_that_names_it():
@@ -240,7 +240,7 @@ def test_a_schedule_given_to_evaluate_and_predict_does_nothing():
     model.predict(Images(8), verbose=0, callbacks=[schedule])
     assert trainable_ratio(network) == 1.0
     assert schedule.history == []
-    assert schedule.stages == ()
+    assert not hasattr(schedule, "run")
 
 
 class Breaks(paddle.callbacks.Callback):
@@ -280,7 +280,7 @@ def test_after_an_exception_the_network_can_be_put_back_at_once(how):
     with pytest.raises(RuntimeError):
         model.fit(Images(), batch_size=4, verbose=0, callbacks=[schedule, Breaks(RuntimeError, 2)])
     if how == "restore":
-        schedule.restore()
+        schedule.run.restore()
     else:
         del schedule
         gc.collect()
@@ -358,7 +358,7 @@ def test_a_stage_that_the_user_froze_whole_takes_no_turn():
     schedule = FreezeSchedule(every="2 steps")
     fit(network, schedule)
     assert [change.opened for change in schedule.history] == [("head",), ("block2",), ("block1",)]
-    assert [stage.name for stage in schedule.stages] == list(ALL)
+    assert [stage.name for stage in schedule.run.stages] == list(ALL)
 
 
 def test_a_refusal_comes_before_the_first_step_and_leaves_the_network_alone():
@@ -406,7 +406,7 @@ def test_numbers_do_not_stay_in_paddles_logs_after_an_interrupt():
         model_for(network).fit(
             Images(), batch_size=4, verbose=0, callbacks=[schedule, Breaks(KeyboardInterrupt, 2)]
         )
-    schedule.restore()
+    schedule.run.restore()
     seen: list[dict] = []
 
     class Logs(paddle.callbacks.Callback):
