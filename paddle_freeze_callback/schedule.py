@@ -101,7 +101,7 @@ class FreezeSchedule:
 
     Attributes:
         run: the last run, also while it goes on: its stages, history, metrics and cache, and what
-            can be done with it (:class:`paddle_freeze_callback.views.run.FreezeRun`). Every
+            can be done with it (:class:`paddle_freeze_callback.views.FreezeRun`). Every
             argument is an attribute, too, as it was given.
 
     Raises:
@@ -502,7 +502,7 @@ class FreezeSchedule:
             step: optimizer steps done before.
             record: what was recorded then, if anything was.
             lacking: where it should have been recorded.
-            host: further arguments of :class:`Freezing` that the loop decides about.
+            host: further arguments of :class:`FreezeRun` that the loop gives.
         """
         if "run" in vars(self):
             self.run.give_up()

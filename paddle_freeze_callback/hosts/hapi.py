@@ -97,6 +97,7 @@ class HapiHost:
         record = record_named(resume_from)
         earlier = resume_at if record is None else f"{record.step} steps"
         self.done = 0
+        self._inside = False  # a batch: has the optimizer stepped yet?
         if earlier is not None:
             self.done, run = run.continued(Moment.of(earlier))
         self._counts_epochs = run.steps_per_epoch is None
@@ -140,6 +141,7 @@ class HapiHost:
             return
         if step % self._accumulate == 0 and self.done < self._total:
             run.at(self.done)
+        self._inside = True
         if logs is not None:
             self._logs.show(logs, run.numbers)
 
@@ -149,6 +151,7 @@ class HapiHost:
             return
         if (step + 1) % self._accumulate == 0 or step + 1 == self._batches:
             self.done += 1
+        self._inside = False
         if logs is not None:
             self._logs.show(logs, self._run.numbers)
 
@@ -217,7 +220,8 @@ class HapiHost:
         return stop
 
     def _record(self, path: Any) -> None:
-        if self._run is None:
+        # Inside a batch nobody knows whether the step is done: rather no record than a wrong one.
+        if self._run is None or self._inside:
             return
         # Rank 0 may be alone here; the decisions that need the others were made at an epoch's end.
         if parallel.world_size() > 1 and self._settled_at != self.done:

@@ -107,6 +107,7 @@ class Freezing:
         self._optimizer = optimizer
         self._innermost = optimizers.innermost(optimizer)
         self._learning_rates = learning_rates
+        self._rated = not learning_rates.neutral
         self._free = free_optimizer_state
         self._freed: set[str] = set()
         self._metrics: dict[str, Any] = {}
@@ -357,7 +358,7 @@ class Freezing:
         ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
         at every step.
         """
-        rate = None if self._learning_rates.neutral else rates.current(self._innermost)
+        rate = rates.current(self._innermost) if self._rated else None
         if self._numbers is None or rate != self._rate:
             effective = {} if rate is None else self.learning_rates
             self._numbers = numbers(self.history[-1], len(self._open), effective)

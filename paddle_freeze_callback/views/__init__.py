@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .preview import Phase, Preview, StagePreview, preview
+from .run import FreezeRun
 
-__all__ = ["Phase", "Preview", "StagePreview", "preview"]
+__all__ = ["FreezeRun", "Phase", "Preview", "StagePreview", "preview"]

@@ -416,9 +416,7 @@ def weights_over_time(network, schedule, table):
     """For each phase the open parameters with their multipliers, whatever the stages are called."""
     from paddle_freeze_callback.session.plan import plan
 
-    fitted = plan(
-        network, schedule.stages, schedule._strategy, schedule._manners["learning_rates"]
-    )
+    fitted = plan(network, schedule.stages, schedule._strategy, schedule._manners["learning_rates"])
     return [
         {
             name: fitted.multipliers.get(stage.name, 1.0)
