@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-COMPAT := tests/hosts/test_contract.py tests/session/test_resume.py tests/session/test_parallel.py
+COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/session/test_resume.py tests/session/test_parallel.py
 
 .PHONY: demo test test-compat bench ablation fuzz kill lint docs readme-assets clean
 

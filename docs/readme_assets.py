@@ -67,8 +67,8 @@ def demo(picture: Path) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         found = main([])
-    metrics = {"accuracy": found["schedule"].metrics["eval_accuracy"]}
-    found["schedule"].plot_history(picture, metrics)
+    metrics = {"accuracy": found["schedule"].run.metrics["eval_accuracy"]}
+    found["schedule"].run.plot(picture, metrics)
     text = out.getvalue()
     return text[text.index("FreezeSchedule(") :]
 

@@ -1,8 +1,8 @@
 """``FreezeSchedule``: the one callback for both training loops.
 
 Both loops look up a callback's events by name, without asking for a base class, so one class
-serves both and imports neither. Four events have the same name and other arguments in the two
-loops; which loop calls is told by how it calls: a Trainer passes ``(args, state, control)``.
+serves both and imports neither. ``on_train_begin`` makes the host of the run, which owns all
+other events: :mod:`paddle_freeze_callback.hosts`.
 """
 
 from __future__ import annotations
@@ -11,28 +11,26 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paddle import nn
 
-from .cache.options import CacheOptions, CacheStatistics
+from .cache.options import CacheOptions
 from .checks import documented
-from .hosts.hapi import HapiLoop, checkpoint_prefix, metrics_of
-from .hosts.trainer import TrainerLoop, checkpoint_folder, publish, put_first, resumed_from
+from .hosts import HapiHost, TrainerHost, announce
 from .options import reading
 from .options.flags import PREFIX
 from .options.options import Options, described, taking
-from .session.record import FILE, Record
-from .session.session import Freezing
-from .session.transition import Transition, brief
-from .stages.partition import Stage
+from .session.record import Record, record_named
+from .session.transition import Transition
+from .strategies.base import Strategy
 from .strategies.by_name import RECIPES
-from .strategies.explicit import Explicit
 from .strategies.moments import When
 from .strategies.periodic import RandomStages
 from .strategies.run import Run
 from .strategies.timed import HeadThenAll
 from .views.preview import Preview, preview
+from .views.run import FreezeRun
 
 
 class FreezeSchedule:
@@ -54,6 +52,11 @@ class FreezeSchedule:
     Without any option, in a Trainer whose arguments have ``freeze_*`` flags (see
     :class:`FreezeTrainingArguments`), it takes its options from the flags.
 
+    Attributes:
+        run: the last run, also while it goes on: its stages, history, metrics and cache
+            (:class:`paddle_freeze_callback.views.FreezeRun`). Every option is an attribute, too,
+            as it was given.
+
     Raises:
         ValueError, TypeError: for options that are wrong or contradict each other. Options that
             depend on the network are checked at the start of training, before the first step.
@@ -64,26 +67,21 @@ class FreezeSchedule:
     FreezeSchedule(unfreeze_at={0: 'fc', 1: 'layer4', '50%': '*'})
     """
 
+    run: FreezeRun
+
     @taking(Options)
     def __init__(self, options: Options) -> None:
         self._use(options)
-        self._freezing: Freezing | None = None
-        self._loop: HapiLoop | TrainerLoop | None = None
+        self._host: HapiHost | TrainerHost | None = None
         self._model: Any = None
         self._params: dict[str, Any] = {}
-        self._logs: dict[str, Any] = {}
-        self._logged: tuple[str, ...] = ()
         self._source = ""
 
     def _use(self, options: Options) -> None:
         """Take these options in place of all earlier ones."""
         cache = _cache_options(options)
-        dropout = options.frozen_dropout
-        frees = options.free_optimizer_state
-        self._given = options.given()
-        self._resume_at = options.resume_at
-        self._resume_from = options.resume_from
-        self._stages = options.stages
+        dropout, frees = options.frozen_dropout, options.free_optimizer_state
+        self._options = options
         self._strategy = options.rule()
         self._manners: dict[str, Any] = {
             "frozen_norm": options.frozen_norm,
@@ -94,10 +92,7 @@ class FreezeSchedule:
             "free_optimizer_state": self._strategy.frees_state if frees is None else frees,
             "learning_rates": options.rates(),
         }
-        self._options = options
-        for name in described(Options):
-            if not hasattr(type(self), name):
-                setattr(self, name, getattr(options, name))
+        vars(self).update({name: getattr(options, name) for name in described(Options)})
 
     # ------------------------------------------------------------ other ways to make one
 
@@ -216,68 +211,11 @@ class FreezeSchedule:
     # ------------------------------------------------------------ what it did
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages of the network of the last run, head first; empty before the first."""
-        return self._freezing.stages if self._freezing else ()
-
-    @property
     def history(self) -> list[Transition]:
-        """The transitions of the last run; the first says what it began with."""
-        return self._freezing.history if self._freezing else []
+        """Short for ``run.history``: the transitions of the last run; empty before the first."""
+        return self.run.history if "run" in vars(self) else []
 
-    @property
-    def metrics(self) -> dict[str, list[tuple[int, float]]]:
-        """What evaluations gave in the last run, by name: (optimizer steps done, value)."""
-        return self._freezing.metrics if self._freezing else {}
-
-    @property
-    def cache(self) -> CacheStatistics | None:
-        """What the cache of the last run did; ``None`` without a cache, or before the first run."""
-        return self._freezing.cache if self._freezing else None
-
-    def as_explicit(self) -> Explicit:
-        """What happened in the last run, as a schedule that can be printed and replayed.
-
-        Raises:
-            RuntimeError: if there was no run yet.
-        """
-        if self._freezing is None:
-            raise RuntimeError("there is no run to tell of yet; train first")
-        return self._freezing.as_explicit()
-
-    def save(self, place: str | os.PathLike[str]) -> None:
-        """Write what ``resume_from`` reads.
-
-        A Trainer's checkpoints and those of ``fit(save_dir=...)`` have it already.
-
-        Args:
-            place: a folder, or the path that the checkpoint's files begin with. In distributed
-                training all ranks must call it.
-
-        Raises:
-            RuntimeError: if there was no run yet.
-        """
-        if self._freezing is None:
-            raise RuntimeError("there is no run to save yet; call it while training, or after")
-        self._freezing.save(place)
-
-    def restore(self) -> None:
-        """Put the network back as it was found, at once.
-
-        Needed only if training ended with an exception, of which no loop tells its callbacks,
-        and the network is used before the next training starts.
-        """
-        self._clear_logs()
-        if self._freezing is not None:
-            self._freezing.restore()
-
-    def _clear_logs(self) -> None:
-        """Take our numbers out of ``fit``'s logs: Paddle uses one dictionary for all its runs."""
-        for key in self._logged:
-            self._logs.pop(key, None)
-        self._logs, self._logged = {}, ()
-
-    # ------------------------------------------------------------ seen before, and after
+    # ------------------------------------------------------------ seen before
 
     def preview(
         self,
@@ -317,7 +255,7 @@ class FreezeSchedule:
         run = _whole_run(epochs, steps_per_epoch, total_steps)
         manners = self._manners
         return preview(
-            network, self._stages, self._strategy, manners["learning_rates"], run,
+            network, self._options.stages, self._strategy, manners["learning_rates"], run,
             optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
             cache=manners["cache"],
         )  # fmt: skip
@@ -354,40 +292,6 @@ class FreezeSchedule:
         )
         return plot_preview(table, file)
 
-    def plot_history(
-        self,
-        file: str | os.PathLike[str] | None = None,
-        metrics: Mapping[str, Sequence[tuple[int, float]]] | None = None,
-    ) -> Any:
-        """Draw what happened in the last run.
-
-        Args:
-            file: as for :meth:`plot`.
-            metrics: lines to draw beneath: by name, (optimizer steps done, value) in order; by
-                default all that evaluations gave in the run, timings aside (see :attr:`metrics`).
-
-        Returns:
-            The ``matplotlib.figure.Figure``.
-
-        Raises:
-            RuntimeError: if there was no run yet.
-            ImportError: without matplotlib.
-        """
-        if self._freezing is None:
-            raise RuntimeError("there is no run to draw yet; train first, or use plot()")
-        from .views.plot import plot_history
-
-        run = self._freezing
-        if not run.steps_done:
-            raise RuntimeError("no step was trained yet, so there is nothing to draw")
-        drawn = metrics
-        if drawn is None:  # a Trainer's timings are no result of training
-            drawn = {n: line for n, line in run.metrics.items() if not n.endswith(_NO_RESULTS)}
-        return plot_history(
-            run.stages, run.history, run.steps_done, run.steps_per_epoch,
-            drawn, file, multipliers=run.multipliers,
-        )  # fmt: skip
-
     # ------------------------------------------------------------ hand-written loops
 
     def attach(
@@ -400,7 +304,7 @@ class FreezeSchedule:
         total_steps: int | None = None,
         step: int = 0,
         say: Callable[[str], object] | None = None,
-    ) -> Freezing:
+    ) -> FreezeRun:
         """Start the schedule in a training loop of your own.
 
         Args:
@@ -435,208 +339,142 @@ class FreezeSchedule:
         """
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"step={step!r} must be the number of optimizer steps done")
-        record = self._resumed()
+        record = record_named(self._options.resume_from)
         if record is not None:
             if step not in (0, record.step):
                 raise ValueError(
-                    f"step={step} contradicts resume_from={self._resume_from!r}, which was saved "
-                    f"after {record.step} steps; drop step="
+                    f"step={step} contradicts resume_from={self._options.resume_from!r}, which was "
+                    f"saved after {record.step} steps; drop step="
                 )
             step = record.step
-        elif step:
-            self._without_record("what schedule.save() wrote; name it with resume_from=")
         run = _whole_run(epochs, steps_per_epoch, total_steps)
         assert run.total_steps is not None
         if step >= run.total_steps:
             raise ValueError(f"step={step}: the run of {run.total_steps} steps is over then")
-        if self._resume_at is not None:
+        if self._options.resume_at is not None:
             raise ValueError(
-                f"resume_at={self._resume_at!r} is for paddle.Model.fit; give attach() step="
+                f"resume_at={self._options.resume_at!r} is for paddle.Model.fit; "
+                "give attach() step="
             )
         if say is not None and not callable(say):
             raise TypeError(f"say={say!r} must be a function that takes a line")
-        log = say or logging.getLogger("paddle_freeze_callback").info
-        return self._begin(network, optimizer, run, step, log, record, self._resume_from)
+        return self._begin(
+            network,
+            optimizer,
+            run,
+            step=step,
+            say=say or logging.getLogger("paddle_freeze_callback").info,
+            record=record,
+            checkpoint=self._options.resume_from,
+            lacking="what schedule.run.save() wrote; name it with resume_from=",
+        )
 
     def _begin(
         self,
         network: nn.Layer,
         optimizer: Any,
         run: Run,
+        *,
         step: int,
-        say: Callable[[str], object],
-        record: Record | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        evaluates: bool = True,
-    ) -> Freezing:
-        self._clear_logs()
-        if self._freezing is not None:
-            self._freezing.give_up()
+        record: Record | None,
+        lacking: str,
+        **host: Any,
+    ) -> FreezeRun:
+        """Start a run.
+
+        Args:
+            network: the network.
+            optimizer: its optimizer.
+            run: how long it is.
+            step: optimizer steps done before.
+            record: what was recorded then, if anything was.
+            lacking: where it should have been recorded.
+            host: further arguments of :class:`FreezeRun` that the loop gives.
+        """
+        if "run" in vars(self):
+            self.run.give_up()
         try:
-            self._freezing = Freezing(
+            if step and record is None:
+                _go_on_without_record(self._strategy, lacking)
+            self.run = FreezeRun(
                 network,
                 optimizer,
-                self._stages,
+                self._options.stages,
                 self._strategy,
                 run,
                 step,
-                say=say,
-                schedule=repr(self),
                 record=record,
-                checkpoint=checkpoint,
-                evaluates=evaluates,
+                schedule=repr(self),
+                **host,
                 **self._manners,
             )
         except (TypeError, ValueError) as error:
             if not self._source:
                 raise
             raise type(error)(f"{self._source}: {error}") from None
-        return self._freezing
+        return self.run
 
-    def _record_of(self, folder: str | None) -> Record | None:
-        """What a Trainer's checkpoint tells."""
-        try:
-            if folder is None:
-                raise FileNotFoundError("the folder of the checkpoint is not known")
-            return Record.load(folder)
-        except FileNotFoundError as error:
-            self._without_record(
-                f"{FILE} beside trainer_state.json, which is missing ({error}); "
-                "resume from a checkpoint that was saved with this schedule"
-            )
-            return None
+    # ------------------------------------------------------------ events
 
-    def _without_record(self, where: str) -> None:
-        """In the middle of a run, without the notes that the strategy made before."""
-        if self._strategy.needs_record:
-            raise ValueError(
-                f"{self._strategy!r} does not follow from time alone, and what it noted so far is "
-                f"in {where}"
-            )
-        if self._strategy.decides:
-            warnings.warn(
-                f"{self._strategy!r} starts without the metrics that were evaluated before; they "
-                f"are in {where}",
-                stacklevel=4,
-            )
+    def set_model(self, model: Any) -> None:
+        """``fit`` introduces its model."""
+        self._model = model
 
-    def _resumed(self) -> Record | None:
-        """What the checkpoint named by ``resume_from`` tells."""
-        if self._resume_from is None:
-            return None
-        try:
-            return Record.load(self._resume_from)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"resume_from={os.fspath(self._resume_from)!r}: there is no {error.filename}; give "
-                "the path that model.load() takes, of a checkpoint that was saved with a "
-                "FreezeSchedule"
-            ) from None
-
-    # ------------------------------------------------------------ events of both loops
-
-    def on_train_begin(self, *event: Any, **context: Any) -> None:
-        """Training begins; in a Trainer after the optimizer's state was loaded."""
-        if len(event) == 3:
-            args, state, _ = event
-            self._take_options_from(args)
-            for name, value in (("at", self._resume_at), ("from", self._resume_from)):
-                if value is not None:
-                    raise ValueError(
-                        f"resume_{name}={value!r} is for paddle.Model.fit; a Trainer knows where "
-                        "it resumes: call train(resume_from_checkpoint=...)"
-                    )
-            loop = TrainerLoop(args, state, context)
-            put_first(self)
-            self._loop = loop
-            step = int(state.global_step)
-            folder = resumed_from(args) if step else None
-            record = self._record_of(folder) if step else None
-            self._begin(
-                loop.network, loop.optimizer, loop.run, step, loop.say, record, folder,
-                loop.evaluates,
-            )  # fmt: skip
-        else:
-            if self._model is None:
-                raise RuntimeError("on_train_begin came before set_model; is this paddle.Model?")
-            record = self._resumed()
-            done = self._resume_at if record is None else f"{record.step} steps"
-            if record is None and done is not None:
-                self._without_record(
-                    "the files beside the checkpoints of fit(save_dir=...); "
-                    'name one with resume_from=, such as "checkpoints/3", instead of resume_at='
-                )
-            hapi = HapiLoop(self._model, self._params, done)
-            self._loop = hapi
-            self._begin(
-                hapi.network, hapi.optimizer, hapi.run, hapi.done, hapi.say, record,
-                self._resume_from, hapi.evaluates,
-            )  # fmt: skip
-
-    def on_train_end(self, *event: Any, **context: Any) -> None:
-        """Training is over: everything is put back."""
-        if self._freezing is None:
-            return
-        # A Trainer may have loaded its best checkpoint since the last epoch's end, so there
-        # the last check was then.
-        hapi = self._loop if isinstance(self._loop, HapiLoop) else None
-        self._freezing.close(verify=hapi is not None, step=hapi.done if hapi else None)
-        if hapi is not None:
-            self._save_beside("final")
-        self._clear_logs()
-        self._loop = None
-
-    def on_epoch_begin(self, *event: Any, **context: Any) -> None:
-        """An epoch begins."""
-        loop = self._loop
-        if self._freezing is None or not isinstance(loop, HapiLoop):
-            return
-        if loop.run.steps_per_epoch is None:
-            self._freezing.epoch_began(loop.done)
-
-    def on_epoch_end(self, *event: Any, **context: Any) -> None:
-        """An epoch is over."""
-        if self._freezing is not None and isinstance(self._loop, TrainerLoop):
-            self._freezing.verify(event[1].global_step)
-        elif self._freezing is not None and isinstance(self._loop, HapiLoop):
-            self._save_beside(event[0])
-
-    # ------------------------------------------------------------ events of a Trainer
+    def set_params(self, params: dict[str, Any]) -> None:
+        """``fit`` describes the run, and what its displays show."""
+        if params.get("epochs") is not None:
+            self._params = params
+            announce(params)
 
     def on_init_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer was built: wrong flags are found now."""
         self._take_options_from(args)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The first micro-batch of an optimizer step comes next."""
-        if self._freezing is not None:
-            self._freezing.at(state.global_step)
-            if isinstance(self._loop, TrainerLoop):
-                now = len(self._freezing.open_stages)
-                self._loop.show(self, brief(self.history[-1], now, len(self.stages)))
+    def on_train_begin(self, *event: Any, **context: Any) -> None:
+        """Training begins; in a Trainer after the optimizer's state was loaded."""
+        self._hand_events_to(None)
+        if len(event) == 3:  # as a Trainer calls it
+            args, state, _ = event
+            self._take_options_from(args)
+            host: HapiHost | TrainerHost = TrainerHost(
+                self, self._begin, args, state, context,
+                resume_at=self._options.resume_at, resume_from=self._options.resume_from,
+            )  # fmt: skip
+        elif self._model is None:
+            raise RuntimeError("on_train_begin came before set_model; is this paddle.Model?")
+        else:
+            host = HapiHost(
+                self._begin, self._model, self._params,
+                resume_at=self._options.resume_at, resume_from=self._options.resume_from,
+            )  # fmt: skip
+        self._hand_events_to(host)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The Trainer evaluated: a strategy may decide from the metrics."""
-        if isinstance(self._loop, TrainerLoop) and self._freezing is not None:
-            self._freezing.evaluated(context.get("metrics") or {}, state.global_step)
+    def _hand_events_to(self, host: HapiHost | TrainerHost | None) -> None:
+        self._host = host
+        for name in [name for name in vars(self) if name.startswith("on_")]:
+            delattr(self, name)
 
-    def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The Trainer saved a checkpoint: put beside it what a resumed run must know."""
-        if self._freezing is not None and isinstance(self._loop, TrainerLoop):
-            folder = checkpoint_folder(args, state)
-            self._freezing.save(folder, state.global_step)
+    if not TYPE_CHECKING:  # so that a type checker still finds misspelt names
 
-    def on_log(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The Trainer logs: add our numbers."""
-        if isinstance(self._loop, TrainerLoop) and self._freezing is not None:
-            publish(self._freezing.numbers, context.get("logs"), state)
+        def __getattr__(self, name: str) -> Any:
+            if name == "run":
+                raise AttributeError(
+                    "there is no run yet: train first, with paddle.Model.fit, a Trainer or attach()"
+                )
+            if not name.startswith("on_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            # All other events are the host's. What it has no use for, also in releases to come,
+            # is nothing. Kept, because a loop asks for each event at every step.
+            event = getattr(self._host, name, _nothing)
+            setattr(self, name, event)
+            return event
 
     def _take_options_from(self, args: Any) -> None:
         """Use the Trainer's ``freeze_*`` flags, if it has any that were set."""
         if not reading.has_arguments(args) or not reading.from_arguments(args):
             return
         from_flags = type(self).from_args(args)
-        if self._given and repr(self) != repr(from_flags):
+        if self._options.given() and repr(self) != repr(from_flags):
             raise ValueError(
                 f"the schedule is configured twice: {self!r} in code, and by the flags "
                 f"{from_flags._source}; use FreezeSchedule() to take the flags, or drop them"
@@ -644,82 +482,15 @@ class FreezeSchedule:
         self._use(from_flags._options)
         self._source = from_flags._source
 
-    # ------------------------------------------------------------ events of paddle.Model
-
-    def set_model(self, model: Any) -> None:
-        """``fit`` introduces itself."""
-        self._model = model
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        """``fit`` says how long it will run."""
-        if "epochs" in params and params["epochs"] is not None:
-            self._params = params
-
-    def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
-        """A batch comes next; our numbers are in the logs before any display looks for them."""
-        loop = self._loop
-        if isinstance(loop, HapiLoop) and self._freezing is not None:
-            if loop.begins_step(step):
-                self._freezing.at(loop.done)
-            self._log(logs)
-            loop.show(self, self._logged)
-
-    def on_train_batch_end(self, step: int, logs: Any = None) -> None:
-        """A batch is done: count the optimizer step, add our numbers to the logs."""
-        loop = self._loop
-        if isinstance(loop, HapiLoop) and self._freezing is not None:
-            loop.done += loop.ends_step(step)
-            self._log(logs)
-
-    def _log(self, logs: dict[str, Any] | None) -> None:
-        """Put our numbers, as of now, into ``fit``'s logs."""
-        if logs is not None and self._freezing is not None:
-            self._clear_logs()
-            numbers = self._freezing.numbers
-            self._logs, self._logged = logs, tuple(numbers)
-            logs.update(numbers)
-
-    def on_eval_begin(self, logs: Any = None) -> None:
-        """``fit`` evaluates next, and says what."""
-        if isinstance(self._loop, HapiLoop):
-            self._loop.metrics = tuple((logs or {}).get("metrics") or ())
-
-    def on_eval_end(self, logs: Any = None) -> None:
-        """``fit`` evaluated: a strategy may decide from the metrics."""
-        loop = self._loop
-        if isinstance(loop, HapiLoop) and self._freezing is not None:
-            self._freezing.evaluated(metrics_of(logs or {}, loop.metrics), loop.done)
-            if loop.saved is not None:  # fit saved this epoch before it evaluated
-                self._save_beside(loop.saved)
-
-    def _save_beside(self, epoch: Any) -> None:
-        """If ``fit`` saves a checkpoint now, put beside it what a resumed run must know."""
-        loop = self._loop
-        assert isinstance(loop, HapiLoop)
-        assert self._freezing is not None
-        prefix = checkpoint_prefix(self, epoch)
-        loop.saved = None if prefix is None else epoch
-        if prefix is not None:
-            self._freezing.save(prefix, loop.done)
-
-    def _ignore(self, *event: Any, **context: Any) -> None:
-        """An event of either loop at which nothing needs to be done."""
-
-    on_step_end = on_substep_end = on_load_data_end = _ignore
-    on_optimizer_begin = on_optimizer_end = _ignore
-    on_prediction_step = on_save_hf = _ignore
-    on_eval_batch_begin = on_eval_batch_end = _ignore
-    on_predict_begin = on_predict_end = on_predict_batch_begin = on_predict_batch_end = _ignore
-
     # ------------------------------------------------------------ an object like others
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._options.given().items())
         return f"{type(self).__name__}({shown})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, or a pickled schedule, has the same options and no run."""
-        return _rebuilt, (type(self), self._given)
+        return _rebuilt, (type(self), self._options.given())
 
 
 def _whole_run(epochs: float | None, steps_per_epoch: int | None, total_steps: int | None) -> Run:
@@ -733,8 +504,22 @@ def _whole_run(epochs: float | None, steps_per_epoch: int | None, total_steps: i
     return run
 
 
-# Beside its metrics a Trainer's evaluation gives these.
-_NO_RESULTS = ("_runtime", "_per_second", "epoch")
+def _nothing(*event: Any, **context: Any) -> None:
+    """An event that nothing follows from."""
+
+
+def _go_on_without_record(strategy: Strategy, where: str) -> None:
+    """Start in the middle of a run, without the decisions that were made before."""
+    if strategy.needs_record:
+        raise ValueError(
+            f"{strategy!r} does not follow from time alone, and its decisions so far are in {where}"
+        )
+    if strategy.decides:
+        warnings.warn(
+            f"{strategy!r} starts without the metrics that were evaluated before; they are in "
+            f"{where}",
+            stacklevel=4,
+        )
 
 
 def _rebuilt(kind: type[FreezeSchedule], given: dict[str, Any]) -> FreezeSchedule:

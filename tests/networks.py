@@ -116,7 +116,7 @@ class Watch(paddle.callbacks.Callback):
 
     def on_train_batch_end(self, step, logs=None):
         after = values(self.model.network)
-        self.open.append(tuple(s.name for s in self.schedule.stages if _is_open(self.model, s)))
+        self.open.append(tuple(s.name for s in self.schedule.run.stages if _is_open(self.model, s)))
         self.moved.append(moved(self.before, after))
         self.before = after
 

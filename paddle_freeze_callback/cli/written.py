@@ -27,7 +27,7 @@ from .mistake import MistakeError
 def _asked(schedule: FreezeSchedule) -> tuple[Stages, Strategy, LearningRates, dict[str, Any]]:
     """All that is read of a schedule here: stages, rule, rates, and the options that were given."""
     rates = schedule._manners["learning_rates"]
-    return schedule._stages, schedule._strategy, rates, schedule._given
+    return schedule._options.stages, schedule._strategy, rates, schedule._options.given()
 
 
 # Options that moments and rates express, and options that belong to one run.
@@ -65,7 +65,7 @@ def written_out(
     if rule.decides or rule.measures:
         raise MistakeError(
             f"--yaml: {rule!r} decides while it runs, so its moments are not known before; after a "
-            "run, schedule.as_explicit() tells them"
+            "run, schedule.run.as_explicit() gives them"
         )
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
     survey = Survey(network)

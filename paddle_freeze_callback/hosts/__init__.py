@@ -1,5 +1,13 @@
-"""Under which training loop: what the events of each loop mean.
+"""Under which training loop?
 
-A host turns the arguments of a loop's events into the network, the optimizer, the length of the
-run and the number of optimizer steps done. Nothing outside this package knows which loop runs.
+A host owns the events of one run of its loop. It turns their arguments into the network, the
+optimizer, the length of the run and the optimizer steps done, and shows in the loop's own places
+what the run reports. Every host is handed ``begin``, which starts a run, and knows no schedule.
 """
+
+from __future__ import annotations
+
+from .hapi import HapiHost, announce
+from .trainer import TrainerHost
+
+__all__ = ["HapiHost", "TrainerHost", "announce"]

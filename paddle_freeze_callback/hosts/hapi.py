@@ -1,146 +1,297 @@
-"""What the events of ``paddle.Model.fit`` mean.
+"""The events of ``paddle.Model.fit``.
 
-``fit`` tells a callback the index of a batch in its epoch; optimizer steps are counted here,
-with ``fit``'s own rule: every ``accumulate_grad_batches`` batches, and at the end of an epoch.
+``fit`` hands a callback the index of a batch in its epoch. Optimizer steps are counted here, with
+``fit``'s own rule: every ``accumulate_grad_batches`` batches, and at the end of an epoch.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Sequence
+import functools
+import math
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import paddle
 
+from ..freezing import parallel
+from ..session.record import record_named
+from ..session.session import Freezing
 from ..strategies.moments import Moment, When
 from ..strategies.run import Run
 
+# Our numbers that fit into one line, and those for reporters alone.
+_IN_A_LINE = ("trainable_ratio", "open_stages")
+_FURTHER = ("trainable_params", "cache_hit_rate")
 
-class HapiLoop:
+# Paddle's callbacks that plot what they pick from the logs; some releases lack one.
+_REPORTERS = tuple(
+    getattr(paddle.callbacks, name)
+    for name in ("VisualDL", "WandbCallback")
+    if hasattr(paddle.callbacks, name)
+)
+
+
+def announce(params: dict[str, Any]) -> None:
+    """Have ``fit``'s displays show our numbers.
+
+    They show the names in ``params["metrics"]``, which they read when training begins.
+
+    Args:
+        params: the dictionary that ``fit`` hands to all of its callbacks.
+
+    >>> params = {"metrics": ["loss"]}
+    >>> announce(params)
+    >>> params["metrics"]
+    ['loss', 'trainable_ratio', 'open_stages']
+    """
+    # A new list: other callbacks may hold the old one.
+    params["metrics"] = [*_without_ours(params), *_IN_A_LINE]
+
+
+def _without_ours(params: Mapping[str, Any]) -> list[str]:
+    return [name for name in params.get("metrics") or () if name not in _IN_A_LINE]
+
+
+class HapiHost:
     """One call of ``paddle.Model.fit``.
 
     Args:
+        begin: starts a run.
         model: the ``paddle.Model``.
-        params: what ``fit`` told the callback: epochs, steps (batches in an epoch), verbose.
+        params: what ``fit`` handed to the callback: epochs, steps (batches in an epoch), verbose.
         resume_at: how much of the run earlier calls of ``fit`` have done.
+        resume_from: the checkpoint that records it.
 
     Raises:
         ValueError: if the model cannot be trained under a schedule.
     """
 
-    def __init__(self, model: Any, params: dict[str, Any], resume_at: When | None = None) -> None:
-        self.network = model.network
-        self.optimizer = model._optimizer
-        if self.optimizer is None:
+    def __init__(
+        self,
+        begin: Callable[..., Freezing],
+        model: Any,
+        params: dict[str, Any],
+        *,
+        resume_at: When | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:
+        optimizer = model._optimizer  # no public name
+        if optimizer is None:
             raise ValueError("the model has no optimizer; call model.prepare(optimizer, loss)")
-        if isinstance((self.optimizer._parameter_list or [None])[0], dict):
+        if isinstance((optimizer._parameter_list or [None])[0], dict):
             raise ValueError(
                 "paddle.Model cannot train with parameter groups: minimize() of an optimizer with "
                 "groups raises TypeError, whatever is frozen. Build it with network.parameters()"
             )
+        self._model = model
+        self._params = params
+        self._accumulate = int(getattr(model, "_accumulate", 1) or 1)  # no public name
+        self._batches, run = _length(
+            int(params["epochs"]),
+            params.get("steps"),
+            getattr(model, "num_iters", None),
+            self._accumulate,
+        )
+        record = record_named(resume_from)
+        earlier = resume_at if record is None else f"{record.step} steps"
         self.done = 0
-        self._accumulate = int(getattr(model, "_accumulate", 1) or 1)
-        self._verbose = params.get("verbose")
-        # fit sets it just before training, for its own use; nothing public tells.
-        self.evaluates = getattr(model, "_test_dataloader", None) is not None
-        self.saved: Any = None
-        self.metrics: tuple[str, ...] = ()
-        self._displays: list[Any] | None = None
-        self._shown: tuple[str, ...] = ()
-        batches: int | None = params.get("steps")
-        iterations: int | None = getattr(model, "num_iters", None)
-        epochs = int(params["epochs"])
-        if batches is None and self._accumulate > 1:
-            raise ValueError(
-                "accumulate_grad_batches needs training data with a length: fit cannot tell "
-                "which batch is the last of an epoch"
-            )
-        # With num_iters below an epoch, fit reports num_iters as the batches of its one epoch.
-        cut_short = iterations is not None and batches is not None and epochs == 1
-        self._batches = None if cut_short else batches
-        self.run = self._length(epochs, batches, iterations, cut_short)
-        if resume_at is not None:
-            self.done, self.run = self.run.continued(Moment.of(resume_at))
+        self._inside = False  # a batch: has the optimizer stepped yet?
+        if earlier is not None:
+            self.done, run = run.continued(Moment.of(earlier))
+        self._counts_epochs = run.steps_per_epoch is None
+        self._total = math.inf if run.total_steps is None else run.total_steps
+        self._metrics: Sequence[str] = ()  # names of those that fit evaluates
+        self._saved: set[Any] = set()  # checkpoints of this step
+        self._saved_at = self._settled_at = -1
+        self._run: Freezing | None = begin(
+            model.network,
+            optimizer,
+            run,
+            step=self.done,
+            say=functools.partial(_say, params.get("verbose")),
+            record=record,
+            checkpoint=resume_from,
+            # Set just before training, for fit's own use; no public name.
+            evaluates=getattr(model, "_test_dataloader", None) is not None,
+            lacking=(
+                "the files beside the checkpoints of fit(save_dir=...); name one with "
+                'resume_from=, such as "checkpoints/3", instead of resume_at='
+            ),
+        )
+        self._logs = _Logs()
+        self._run.undo_also(self._logs.clear)
+        self._run.undo_also(self._watch_saves())
+        rates = [f"lr/{stage.name}" for stage in self._run.stages]
+        self._run.undo_also(_tell_reporters(model, [*_FURTHER, *rates]))
 
-    def _length(
-        self, epochs: int, batches: int | None, iterations: int | None, cut_short: bool
-    ) -> Run:
-        if batches is None:
-            return Run.of(epochs=epochs) if iterations is None else Run.of(total_steps=iterations)
-        if cut_short:
-            steps = max(batches // self._accumulate, 1)
-            return Run.of(total_steps=steps, steps_per_epoch=steps)
-        per_epoch = -(-batches // self._accumulate)
-        if iterations is None:
-            return Run.of(epochs=epochs, steps_per_epoch=per_epoch)
-        whole, rest = divmod(iterations, batches)
-        total = whole * per_epoch + rest // self._accumulate
-        return Run.of(total_steps=total, steps_per_epoch=per_epoch)
+    # ------------------------------------------------------------ events, as they come
 
-    def begins_step(self, batch: int) -> bool:
-        """Whether this batch is the first of an optimizer step of the run."""
-        over = self.run.total_steps is not None and self.done >= self.run.total_steps
-        return batch % self._accumulate == 0 and not over
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """An epoch begins; by the first, every display has read which metrics to show."""
+        self._params["metrics"] = _without_ours(self._params)
+        if self._run is not None and self._counts_epochs:
+            self._run.epoch_began(self.done)
 
-    def ends_step(self, batch: int) -> bool:
-        """Whether the optimizer stepped after this batch."""
-        return (batch + 1) % self._accumulate == 0 or batch + 1 == self._batches
+    def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
+        """A batch comes next; displays that come before us read our numbers at its end."""
+        run = self._run
+        if run is None:
+            return
+        if step % self._accumulate == 0 and self.done < self._total:
+            run.at(self.done)
+        self._inside = True
+        if logs is not None:
+            self._logs.show(logs, run.numbers)
 
-    def show(self, callback: object, names: Iterable[str]) -> None:
-        """Have ``fit``'s own displays show our numbers from the logs.
+    def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+        """A batch is done: count the optimizer step, and show our numbers as of now."""
+        if self._run is None:
+            return
+        if (step + 1) % self._accumulate == 0 or step + 1 == self._batches:
+            self.done += 1
+        self._inside = False
+        if logs is not None:
+            self._logs.show(logs, self._run.numbers)
 
-        They show only what ``fit`` announces: the loss, and the metrics given to ``prepare``.
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """An epoch is over; ``fit`` saves next, on rank 0 alone."""
+        if self._run is not None:
+            self._run.settle(self.done)
+            self._settled_at = self.done
+
+    def on_eval_begin(self, logs: Any = None) -> None:
+        """``fit`` evaluates next; the logs name the metrics."""
+        self._metrics = tuple((logs or {}).get("metrics") or ())
+
+    def on_eval_end(self, logs: Any = None) -> None:
+        """``fit`` evaluated: a strategy may decide, and what was saved before must know it."""
+        if self._run is None:
+            return
+        self._run.evaluated(metrics_of(logs or {}, self._metrics), self.done)
+        for path in self._saved if self._saved_at == self.done else ():
+            self._run.save(path, self.done)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Training is over: everything is put back."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        run.close(step=self.done)
+        saved = {os.path.basename(path) for path in self._saved}
+        if saved and "final" not in saved:  # fit saves that when its own callback's turn comes
+            self._watch_saves(run)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _watch_saves(self, ended: Freezing | None = None) -> Callable[[], None]:
+        """Put our record beside each checkpoint that the model saves, be it ``fit``'s or not.
 
         Args:
-            callback: the schedule's callback.
-            names: of the numbers that it puts into the logs.
+            ended: the run, when it is over: then only ``final`` still belongs to it.
+
+        Returns:
+            How to stop.
         """
-        now = tuple(names)
-        if now == self._shown:
+        host = weakref.ref(self)  # the model must not keep the run alive
+        model = self._model
+        getattr(model.save, "stop", lambda: None)()  # of a run whose "final" never came
+        found = vars(model).get("save")
+        save = model.save
+
+        @functools.wraps(save)
+        def saving(path: Any, training: bool = True) -> Any:
+            result = save(path, training)
+            if ended is not None:
+                stop()
+                if os.path.basename(path) == "final":
+                    ended.save(path)
+            elif training and (alive := host()) is not None:
+                alive._record(path)
+            return result
+
+        def stop() -> None:
+            if vars(model).get("save") is saving:
+                _put_back(model, "save", found)
+
+        saving.stop = stop  # type: ignore[attr-defined]
+        model.save = saving
+        return stop
+
+    def _record(self, path: Any) -> None:
+        # Inside a batch nobody knows whether the step is done: rather no record than a wrong one.
+        if self._run is None or self._inside:
             return
-        if self._displays is None:
-            self._displays = _displays_beside(callback)
-        for display in self._displays:
-            announced = [name for name in display.train_metrics if name not in self._shown]
-            # One rate for each stage would make the line of the progress bar unreadable.
-            brief = isinstance(display, paddle.callbacks.ProgBarLogger)
-            ours = [name for name in now if name in _IN_A_LINE or not brief]
-            # A new list: that of fit is shared with callbacks that count on its metrics alone.
-            display.train_metrics = announced + [name for name in ours if name not in announced]
-        self._shown = now
-
-    def say(self, line: str) -> None:
-        """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
-        if self._verbose != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
-            print(f"FreezeSchedule: {line}", flush=True)
+        # Rank 0 may be alone here; the decisions that need the others were made at an epoch's end.
+        if parallel.world_size() > 1 and self._settled_at != self.done:
+            return
+        if self._saved_at != self.done:
+            self._saved, self._saved_at = set(), self.done
+        self._saved.add(path)
+        self._run.save(path, self.done)
 
 
-# Of our numbers, what fits into one line.
-_IN_A_LINE = ("trainable_ratio", "open_stages")
+class _Logs:
+    """Our numbers in ``fit``'s logs: one dictionary, which Paddle uses for all of its runs."""
+
+    def __init__(self) -> None:
+        self._logs: dict[str, Any] = {}
+        self._numbers: Mapping[str, float] = {}
+
+    def show(self, logs: dict[str, Any], numbers: Mapping[str, float]) -> None:
+        if numbers is not self._numbers or logs is not self._logs:
+            self.clear()  # a stage that froze has no rate any more
+            self._logs, self._numbers = logs, numbers
+        logs.update(numbers)
+
+    def clear(self) -> None:
+        for name in self._numbers:
+            self._logs.pop(name, None)
+        self._logs, self._numbers = {}, {}
 
 
-# Those of Paddle that pick names from the logs; some are absent in some releases.
-_DISPLAYS = tuple(
-    getattr(paddle.callbacks, name)
-    for name in ("ProgBarLogger", "VisualDL", "WandbCallback")
-    if hasattr(paddle.callbacks, name)
-)
+def _tell_reporters(model: Any, names: Sequence[str]) -> Callable[[], None]:
+    """Have VisualDL and Weights & Biases plot further numbers.
+
+    They read the same list of names as the progress bar, whose line one rate for each stage would
+    make unreadable. A bar and a reporter can be told apart only in the list of callbacks, and
+    ``fit`` hands that to nothing but ``_run_one_epoch``; without that name they plot what the bar
+    shows.
+
+    Returns:
+        How to stop, before the first epoch; then it stops by itself.
+    """
+    found = vars(model).get("_run_one_epoch")
+
+    def first_epoch(loader: Any, callbacks: Any, *rest: Any, **options: Any) -> Any:
+        stop()
+        for callback in callbacks:
+            if isinstance(callback, _REPORTERS) and hasattr(callback, "train_metrics"):
+                shown = callback.train_metrics
+                callback.train_metrics = [*shown, *(n for n in names if n not in shown)]
+        return model._run_one_epoch(loader, callbacks, *rest, **options)
+
+    def stop() -> None:
+        if vars(model).get("_run_one_epoch") is first_epoch:
+            _put_back(model, "_run_one_epoch", found)
+
+    if hasattr(model, "_run_one_epoch"):
+        model._run_one_epoch = first_epoch
+    return stop
 
 
-def _displays_beside(callback: object) -> list[Any]:
-    """``fit``'s displays, among the callbacks of the list that refers to ours."""
-    found: dict[int, Any] = {}
-    for holder in gc.get_referrers(callback):
-        for other in holder if isinstance(holder, list) else ():
-            if isinstance(other, _DISPLAYS) and hasattr(other, "train_metrics"):
-                found[id(other)] = other
-    return list(found.values())
+def _put_back(model: Any, name: str, found: Any) -> None:
+    if found is None:
+        delattr(model, name)
+    else:
+        setattr(model, name, found)
 
 
-def metrics_of(logs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def metrics_of(logs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The metrics of this evaluation among ``fit``'s logs.
 
-    Paddle uses one dictionary for all its runs, so values of other models may be in it.
+    Paddle uses one dictionary for all of its runs, so it may hold values of other models.
 
     >>> metrics_of({"loss": [0.5], "acc": 0.75, "step": 3, "f1": 0.5}, ["loss", "acc"])
     {'loss': [0.5], 'acc': 0.75}
@@ -148,15 +299,38 @@ def metrics_of(logs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: logs[name] for name in names if name in logs}
 
 
-def checkpoint_prefix(callback: object, epoch: Any) -> str | None:
-    """Where ``fit`` saves its checkpoint of this epoch, if it does.
+def _length(
+    epochs: int, batches: int | None, iterations: int | None, accumulate: int
+) -> tuple[int | None, Run]:
+    """The number of batches in an epoch, if it is known, and the length of the run.
 
-    ``fit`` tells its callbacks nothing of ``save_dir``, so its own ``ModelCheckpoint`` is looked
-    up in the list of callbacks that refers to ours.
+    Args:
+        epochs: epochs of the run.
+        batches: batches in an epoch, or in the whole run if that is cut short in its first epoch.
+        iterations: batches in the run, if the user limits them.
+        accumulate: batches in an optimizer step.
     """
-    for holder in gc.get_referrers(callback):
-        for other in holder if isinstance(holder, list) else ():
-            if isinstance(other, paddle.callbacks.ModelCheckpoint) and other.save_dir:
-                due = epoch == "final" or epoch % other.save_freq == 0
-                return f"{other.save_dir}/{epoch}" if due else None
-    return None
+    if batches is None:
+        if accumulate > 1:
+            raise ValueError(
+                "accumulate_grad_batches needs training data with a length: fit cannot tell "
+                "which batch is the last of an epoch"
+            )
+        return None, Run.of(epochs=epochs) if iterations is None else Run.of(total_steps=iterations)
+    if iterations is not None and epochs == 1:
+        # With num_iters below an epoch, fit gives num_iters as the batches of its one epoch.
+        steps = max(batches // accumulate, 1)
+        return None, Run.of(total_steps=steps, steps_per_epoch=steps)
+    per_epoch = -(-batches // accumulate)
+    if iterations is None:
+        return batches, Run.of(epochs=epochs, steps_per_epoch=per_epoch)
+    whole, rest = divmod(iterations, batches)
+    return batches, Run.of(
+        total_steps=whole * per_epoch + rest // accumulate, steps_per_epoch=per_epoch
+    )
+
+
+def _say(verbose: Any, line: str) -> None:
+    """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
+    if verbose != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
+        print(f"FreezeSchedule: {line}", flush=True)

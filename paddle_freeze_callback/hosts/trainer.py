@@ -1,66 +1,173 @@
-"""What the events of a PaddleNLP or PaddleFormers ``Trainer`` mean."""
+"""The events of a PaddleNLP or PaddleFormers ``Trainer``."""
 
 from __future__ import annotations
 
-import gc
+import functools
 import importlib
+import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from ..session.record import FILE, Record
+from ..session.session import Freezing
+from ..session.transition import brief
 from ..strategies.run import Run
 
 
-class TrainerLoop:
-    """One call of ``Trainer.train``, as its events describe it.
+class TrainerHost:
+    """One call of ``Trainer.train``.
 
     Args:
+        callback: the callback that the Trainer has in its list.
+        begin: starts a run.
         args: the ``TrainingArguments``.
         state: the ``TrainerState``; its ``global_step`` counts optimizer steps, also after
             a resume, where its float ``epoch`` is wrong under gradient accumulation.
         context: what else the event came with: model, optimizer, train_dataloader.
+        resume: options by which other loops resume; a Trainer needs none of them.
+
+    Raises:
+        ValueError: if this kind of training, or one of ``resume``, does not fit a schedule.
     """
 
-    def __init__(self, args: Any, state: Any, context: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        callback: object,
+        begin: Callable[..., Freezing],
+        args: Any,
+        state: Any,
+        context: dict[str, Any],
+        **resume: Any,
+    ) -> None:
+        for name, value in resume.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} is for paddle.Model.fit; a Trainer knows where it "
+                    "resumes: call train(resume_from_checkpoint=...)"
+                )
         _refuse_unsupported(args)
-        self.network = context["model"]
-        self.optimizer = context["optimizer"]
-        self._main = bool(state.is_world_process_zero)
-        self._logger = _logger_beside(state)
-        self.run = Run.of(
+        callbacks, folder = _calling_trainer(callback)
+        # Reporters (VisualDL, TensorBoard, ...) come before a user's callbacks, so numbers that a
+        # callback adds to the logs would reach only the console.
+        if callbacks:
+            callbacks.remove(callback)
+            callbacks.insert(0, callback)
+        self._bars = [other for other in callbacks if hasattr(other, "training_bar")]
+        self._shown = 0  # transitions
+        run = Run.of(
             total_steps=int(state.max_steps),
             steps_per_epoch=_steps_per_epoch(args, context.get("train_dataloader")),
         )
-        self.evaluates = _evaluates(args, self.run)
-        self._displays: list[Any] | None = None
-        self._shown = ""
+        step = int(state.global_step)
+        folder = folder or getattr(args, "resume_from_checkpoint", None)
+        checkpoint = folder if step and isinstance(folder, str) else None
+        record, missing = _record_in(checkpoint) if step else (None, "")
+        logger = _logger_beside(state) if state.is_world_process_zero else None
+        self._run: Freezing | None = begin(
+            context["model"],
+            context["optimizer"],
+            run,
+            step=step,
+            say=functools.partial(_say, logger),
+            record=record,
+            checkpoint=checkpoint,
+            evaluates=_evaluates(args, run),
+            lacking=(
+                f"{FILE} beside trainer_state.json, which is missing ({missing}); "
+                "resume from a checkpoint that was saved with this schedule"
+            ),
+        )
 
-    def show(self, callback: object, line: str) -> None:
-        """Put a few words behind the Trainer's progress bar, where it has one.
+    # ------------------------------------------------------------ events, as they come
 
-        Args:
-            callback: the schedule's callback.
-            line: the words; the bar is touched only if they are new.
-        """
-        if line == self._shown:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """The first micro-batch of an optimizer step comes next."""
+        run = self._run
+        if run is None:
             return
-        self._shown = line
-        if self._displays is None:
-            self._displays = [
-                other
-                for holder in _lists_with(callback)
-                for other in holder
-                if hasattr(other, "training_bar")
-            ]
-        for display in self._displays:
-            bar = display.training_bar  # None on other ranks, and when training is over
-            if hasattr(bar, "set_postfix_str"):
-                bar.set_postfix_str(line)
+        run.at(state.global_step)
+        if len(run.history) != self._shown:
+            self._shown = len(run.history)
+            self._show(brief(run.history[-1], len(run.open_stages), len(run.stages)))
 
-    def say(self, line: str) -> None:
-        """Log a line through the Trainer's own logger, on the main rank."""
-        if self._main:
-            self._logger.info(f"FreezeSchedule: {line}")
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **context: Any) -> None:
+        """The Trainer logs: add our numbers, for the reporters and for ``log_history``.
+
+        Logs of an evaluation are left alone: ``evaluate`` returns them.
+        """
+        if self._run is None or not logs or "loss" not in logs:
+            return
+        logs.update(self._run.numbers)
+        history = state.log_history
+        if history and history[-1].get("step") == state.global_step and "loss" in history[-1]:
+            history[-1].update(self._run.numbers)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **context: Any
+    ) -> None:
+        """The Trainer evaluated: a strategy may decide from the metrics."""
+        if self._run is not None:
+            self._run.evaluated(metrics or {}, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """The Trainer saved a checkpoint: put our record into it."""
+        if self._run is not None:
+            folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+            self._run.save(folder, state.global_step)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """An epoch is over."""
+        if self._run is not None:
+            self._run.verify(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
+        """Training is over: everything is put back."""
+        run, self._run = self._run, None
+        if run is not None:
+            # A Trainer may have loaded its best checkpoint since the last epoch's end, so that
+            # was the last time to verify.
+            run.close(verify=False)
+
+    def _show(self, words: str) -> None:
+        """Put a few words behind the Trainer's progress bar, where it has one."""
+        for display in self._bars:
+            bar = display.training_bar  # None on other ranks
+            if hasattr(bar, "set_postfix_str"):
+                bar.set_postfix_str(words)
+
+
+def _calling_trainer(callback: object) -> tuple[list[Any], str | None]:
+    """The list of callbacks of the Trainer that calls us, and the checkpoint it resumes from.
+
+    Nothing that a Trainer hands to its callbacks leads to either. The list is that of the
+    ``CallbackHandler`` which calls us; ``Trainer.train(resume_from_checkpoint=...)`` passes the
+    folder on as an argument, and keeps it nowhere.
+    """
+    callbacks: list[Any] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not callbacks:
+            found = getattr(frame.f_locals.get("self"), "callbacks", None)
+            if isinstance(found, list) and any(other is callback for other in found):
+                callbacks = found
+        loop = frame.f_code.co_name.startswith(("_inner_training_loop", "train"))
+        if loop and "resume_from_checkpoint" in frame.f_locals:
+            folder = frame.f_locals["resume_from_checkpoint"]
+            return callbacks, folder if isinstance(folder, str) else None
+        frame = frame.f_back  # type: ignore[assignment]
+    return callbacks, None
+
+
+def _record_in(folder: str | None) -> tuple[Record | None, str]:
+    """The record in a Trainer's checkpoint, or why there is none."""
+    if folder is None:
+        return None, "the folder of the checkpoint is not known"
+    try:
+        return Record.load(folder), ""
+    except FileNotFoundError as error:
+        return None, str(error)
 
 
 # As PaddleNLP calls them, and as PaddleFormers does.
@@ -103,29 +210,6 @@ def _refuse_unsupported(args: Any) -> None:
         )
 
 
-def checkpoint_folder(args: Any, state: Any) -> str:
-    """The folder of the checkpoint that was just saved."""
-    return os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-
-
-def resumed_from(args: Any) -> str | None:
-    """The folder of the checkpoint that training resumes from, as far as can be told.
-
-    ``Trainer.train(resume_from_checkpoint=...)`` tells its callbacks nothing of it, so it is
-    read from the frame of the Trainer's loop, which called us.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if "resume_from_checkpoint" in frame.f_locals and frame.f_code.co_name.startswith(
-            ("_inner_training_loop", "train")
-        ):
-            folder = frame.f_locals["resume_from_checkpoint"]
-            return folder if isinstance(folder, str) else None
-        frame = frame.f_back  # type: ignore[assignment]
-    folder = getattr(args, "resume_from_checkpoint", None)
-    return folder if isinstance(folder, str) else None
-
-
 def _steps_per_epoch(args: Any, dataloader: Any) -> int | None:
     """The Trainer's own formula; ``None`` if the data has no length."""
     try:
@@ -150,44 +234,10 @@ def _logger_beside(state: Any) -> Any:
         package = kind.__module__.partition(".")[0]
         if package in ("paddlenlp", "paddleformers"):
             return importlib.import_module(f"{package}.utils.log").logger
-    import logging
-
     return logging.getLogger("paddle_freeze_callback")
 
 
-def put_first(callback: object) -> None:
-    """Move a callback to the front of the Trainer's list.
-
-    Reporters (VisualDL, TensorBoard, ...) come before a user's callbacks, so numbers that a
-    callback adds to the logs would reach only the console.
-    """
-    for holder in _lists_with(callback):
-        holder.remove(callback)
-        holder.insert(0, callback)
-
-
-def _lists_with(callback: object) -> list[list[Any]]:
-    """The Trainer's list of callbacks.
-
-    A Trainer hands its callbacks no reference to itself or to the list, so the list is found as
-    the one that refers to the callback and holds the Trainer's own flow control.
-    """
-    return [
-        holder
-        for holder in gc.get_referrers(callback)
-        if isinstance(holder, list)
-        and any(type(other).__name__ == "DefaultFlowCallback" for other in holder)
-    ]
-
-
-def publish(numbers: dict[str, float], logs: dict[str, Any] | None, state: Any) -> None:
-    """Add numbers to a training log, for the reporters and for ``log_history``.
-
-    Logs of an evaluation are left alone: ``evaluate`` returns them.
-    """
-    if not logs or "loss" not in logs:
-        return
-    logs.update(numbers)
-    history = state.log_history
-    if history and history[-1].get("step") == state.global_step and "loss" in history[-1]:
-        history[-1].update(numbers)
+def _say(logger: Any, line: str) -> None:
+    """Log a line through the Trainer's own logger, which is ``None`` on other ranks."""
+    if logger is not None:
+        logger.info(f"FreezeSchedule: {line}")

@@ -52,5 +52,5 @@ def refuse_running(network: nn.Layer) -> None:
             raise RuntimeError(
                 f"a FreezeSchedule is training this {type(network).__name__}; "
                 "preview it before the run, or after; if that run was interrupted, call "
-                "its schedule.restore() first"
+                "its schedule.run.restore() first"
             )

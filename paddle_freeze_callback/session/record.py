@@ -115,3 +115,20 @@ class Record:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is damaged: {error!r}; {_ADVICE}") from None
+
+
+def record_named(resume_from: str | os.PathLike[str] | None) -> Record | None:
+    """The record beside the checkpoint that ``resume_from`` names; ``None`` if it names none.
+
+    Raises:
+        ValueError: if there is none, or it cannot be read.
+    """
+    if resume_from is None:
+        return None
+    try:
+        return Record.load(resume_from)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"resume_from={os.fspath(resume_from)!r}: there is no {error.filename}; give the path "
+            "that model.load() takes, of a checkpoint that was saved with a FreezeSchedule"
+        ) from None

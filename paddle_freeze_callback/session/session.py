@@ -88,10 +88,14 @@ class Freezing:
         self.history: list[Transition] = []
         self.metrics: dict[str, list[tuple[int, float]]] = {}
         self._optimizer = optimizer
+        self._innermost = optimizers.innermost(optimizer)
         self._verify = verify
         self._restore = restore
         self._say = say
         self._schedule = schedule
+        self._undo: list[Callable[[], object]] = []
+        self._numbers: dict[str, float] | None = None
+        self._rate: float | None = None
         self._free = free_optimizer_state
         self._freed: set[str] = set()
         self._seen: dict[str, Any] = {}
@@ -188,14 +192,15 @@ class Freezing:
             self._look()
 
     def save(self, place: str | os.PathLike[str], step: int | None = None) -> None:
-        """Write what a resumed run must know; in distributed training, call it on every rank.
+        """Write what ``resume_from`` reads; in distributed training, call it on every rank.
+
+        A Trainer's checkpoints, and those of ``paddle.Model.save`` in ``fit``, have it already.
 
         Args:
             place: a checkpoint's folder, or the path that its files begin with.
             step: optimizer steps done, if they are more than at the last call.
         """
-        self._step = self._step if step is None else step
-        self._finish_sample()
+        self.settle(self._step if step is None else step)
         if parallel.rank() != 0:
             return
         if self._best:
@@ -203,6 +208,14 @@ class Freezing:
         else:
             file_at(place, BEST_FILE).unlink(missing_ok=True)
         Record(self._step, self._schedule, self._open, self._timeline.decisions).save(place)
+
+    def settle(self, step: int) -> None:
+        """After so many optimizer steps, make the decisions that need every rank.
+
+        A loop that saves on one rank alone calls this before it, on all ranks.
+        """
+        self._step = step
+        self._finish_sample()
 
     def verify(self, step: int | None = None) -> None:
         """Check that nothing frozen has moved since the last transition.
@@ -249,6 +262,10 @@ class Freezing:
         self._next = _NEVER
         self._put_back(flags=flags)
 
+    def undo_also(self, function: Callable[[], object]) -> None:
+        """Call a function, once, when the network is put back: its host changed something, too."""
+        self._undo.append(function)
+
     def give_up(self) -> None:
         """Another run takes the network: put it back, and refuse to go on."""
         self._put_back()
@@ -262,6 +279,8 @@ class Freezing:
             self._cache.close()
         self._multipliers.restore()
         self._freezer.restore(flags=flags)
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Freezing:
         return self
@@ -289,7 +308,7 @@ class Freezing:
     @property
     def learning_rates(self) -> dict[str, float]:
         """The effective learning rate of each open stage, now."""
-        current = rates.current(optimizers.innermost(self._optimizer))
+        current = rates.current(self._innermost)
         return {name: current * self._multipliers.effective(name) for name in self._open}
 
     @property
@@ -308,17 +327,21 @@ class Freezing:
         return None if self._cache is None else self._cache.statistics
 
     @property
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> Mapping[str, float]:
         """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now.
 
         With learning rates per stage, also ``lr/`` and the name of each open stage; with a cache,
-        ``cache_hit_rate``.
+        ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
+        at every step.
         """
-        effective = {} if self._plan.learning_rates.neutral else self.learning_rates
-        found = numbers(self.history[-1], len(self._open), effective)
+        rate = None if self._plan.learning_rates.neutral else rates.current(self._innermost)
+        if self._numbers is None or rate != self._rate:
+            effective = {} if rate is None else self.learning_rates
+            self._numbers = numbers(self.history[-1], len(self._open), effective)
+            self._rate = rate
         if self._cache is not None:
-            found["cache_hit_rate"] = self._cache.statistics.hit_rate
-        return found
+            self._numbers["cache_hit_rate"] = self._cache.statistics.hit_rate
+        return self._numbers
 
     @property
     def at_work(self) -> bool:
@@ -357,6 +380,7 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
+        self._numbers = None
         self._finish_sample()
         strategy = self._plan.strategy
         if strategy.needs_evaluation and self._seen and not self._timeline.decisions:

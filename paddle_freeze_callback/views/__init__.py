@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .preview import Phase, Preview, StagePreview
+from .run import FreezeRun
 
-__all__ = ["Phase", "Preview", "StagePreview"]
+__all__ = ["FreezeRun", "Phase", "Preview", "StagePreview"]

@@ -57,7 +57,7 @@ def by_hand(network, schedule, batches, epochs=3):
                 optimizer.clear_grad()
                 losses.append(loss.numpy().tobytes())
                 freezing.step()
-    return losses, schedule.cache, lines
+    return losses, schedule.run.cache, lines
 
 
 def both(build, batches, plan, *, epochs=3, **options):
@@ -231,10 +231,10 @@ def test_fit_has_bitwise_the_same_losses_and_evaluates_from_the_cache_too():
     assert runs[0][0] == runs[1][0]
     assert not moved(runs[0][1], runs[1][1])
     # 24 samples in 4 epochs and 8 in 4 evaluations: computed once each, but for the first batch
-    assert schedule.cache.hits + schedule.cache.misses == 4 * 24 + 4 * 8 - 4
-    assert schedule.cache.rows == 24 + 8
-    assert schedule.cache.misses <= 24 + 8
-    assert schedule._freezing.numbers["cache_hit_rate"] == schedule.cache.hit_rate > 0.7
+    assert schedule.run.cache.hits + schedule.run.cache.misses == 4 * 24 + 4 * 8 - 4
+    assert schedule.run.cache.rows == 24 + 8
+    assert schedule.run.cache.misses <= 24 + 8
+    assert schedule.run.numbers["cache_hit_rate"] == schedule.run.cache.hit_rate > 0.7
 
 
 def test_a_trainer_has_bitwise_the_same_weights_and_evaluates_from_the_cache_too(tmp_path):
@@ -250,7 +250,7 @@ def test_a_trainer_has_bitwise_the_same_weights_and_evaluates_from_the_cache_too
         runs.append((losses, values(trainer.model)))
     assert runs[0][0] == runs[1][0]
     assert not moved(runs[0][1], runs[1][1])
-    assert schedule.cache.hits > 50
+    assert schedule.run.cache.hits > 50
 
 
 def test_samples_that_come_in_other_batches_give_the_same_losses_within_rounding():
@@ -265,8 +265,8 @@ def test_samples_that_come_in_other_batches_give_the_same_losses_within_rounding
         )
         results.append(losses.all)
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
-    assert schedule.cache.rows == 24
-    assert schedule.cache.hits > 100
+    assert schedule.run.cache.rows == 24
+    assert schedule.run.cache.hits > 100
 
 
 # ---------------------------------------------------------------- off, and why
@@ -356,8 +356,8 @@ def test_random_augmentation_makes_it_give_up_after_two_epochs():
 
     schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
     model_for(conv_net()).fit(Augmented(), batch_size=4, epochs=5, verbose=0, callbacks=[schedule])
-    assert "almost no sample came twice in two epochs" in schedule.cache.off
-    assert schedule.cache.rows == 0
+    assert "almost no sample came twice in two epochs" in schedule.run.cache.off
+    assert schedule.run.cache.rows == 0
 
 
 def test_layers_that_are_recomputed_switch_it_off(tmp_path):
@@ -716,7 +716,7 @@ def test_a_hook_that_comes_in_the_middle_of_a_phase_switches_it_off():
     with schedule.attach(network, optimizer, total_steps=20) as freezing:
         for step in range(8):
             if step == 5:
-                assert schedule.cache.hits
+                assert schedule.run.cache.hits
                 network.a.register_forward_post_hook(
                     lambda layer, inputs, output: seen.append(bool(paddle.isnan(output).any()))
                 )
@@ -725,7 +725,7 @@ def test_a_hook_that_comes_in_the_middle_of_a_phase_switches_it_off():
             optimizer.clear_grad()
             freezing.step()
     assert seen == [False] * 3
-    assert "forward hook" in schedule.cache.off
+    assert "forward hook" in schedule.run.cache.off
 
 
 def test_a_folder_knows_features_of_other_code(tmp_path):
@@ -768,7 +768,7 @@ def test_another_kind_of_call_is_proven_for_itself():
             optimizer.step()
             optimizer.clear_grad()
             freezing.step()
-        assert schedule.cache.hits == 8
+        assert schedule.run.cache.hits == 8
         network.eval()
 
         def hidden():
@@ -791,7 +791,7 @@ def test_gradients_of_the_input_itself_are_computed():
             optimizer.step()
             optimizer.clear_grad()
             freezing.step()
-        assert schedule.cache.hits > 0
+        assert schedule.run.cache.hits > 0
         asked = batch.clone()
         asked.stop_gradient = False
         (gradient,) = paddle.grad(network(asked).sum(), asked)
@@ -895,16 +895,16 @@ def test_copies_state_and_signature_are_those_of_the_network():
             optimizer.step()
             optimizer.clear_grad()
             freezing.step()
-        assert schedule.cache.hits == 4
+        assert schedule.run.cache.hits == 4
         assert list(network.state_dict()) == names
         assert inspect.signature(network.forward) == signature
         other = copy.deepcopy(network)
-        hits = schedule.cache.hits
+        hits = schedule.run.cache.hits
         network.eval(), other.eval()
         with paddle.no_grad():
             other.block1[0].weight.set_value(other.block1[0].weight * 3)
             assert (other(batch).numpy() != network(batch).numpy()).any()
-        assert schedule.cache.hits in (hits, hits + 4)
+        assert schedule.run.cache.hits in (hits, hits + 4)
 
 
 def test_a_forward_that_the_user_had_put_there_stays():
@@ -969,8 +969,8 @@ def test_a_frozen_weight_that_changes_is_noticed_and_switches_it_off():
 
     schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
     looped(conv_net(), schedule, as_a_loaded_checkpoint)
-    assert "changed although it is frozen" in schedule.cache.off
-    assert schedule.cache.hits > 0
+    assert "changed although it is frozen" in schedule.run.cache.off
+    assert schedule.run.cache.hits > 0
 
 
 def test_a_batch_is_compared_now_and_then_and_what_changed_is_an_error():
@@ -1240,7 +1240,7 @@ def test_gradient_accumulation_and_a_smaller_last_batch():
         runs.append((losses.all, values(model.network)))
     assert runs[0][0] == runs[1][0]
     assert not moved(runs[0][1], runs[1][1])
-    assert schedule.cache.rows == 22
+    assert schedule.run.cache.rows == 22
 
 
 def test_bfloat16_features_are_kept_as_they_are():

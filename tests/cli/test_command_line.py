@@ -512,7 +512,7 @@ def weights_over_time(network, schedule, table):
     from paddle_freeze_callback.stages.partition import Survey
 
     fitted = plan(
-        Survey(network), schedule._stages, schedule._strategy, schedule._manners["learning_rates"]
+        Survey(network), schedule.stages, schedule._strategy, schedule._manners["learning_rates"]
     )
     return [
         {

@@ -470,7 +470,7 @@ def test_restore_puts_everything_back_at_once():
     network = conv_net()
     schedule = FreezeSchedule(frozen_dropout="eval")
     freezing = attach(network, schedule)
-    schedule.restore()
+    schedule.run.restore()
     assert trainable_ratio(network) == 1.0
     freezing.step()  # a loop that goes on is not stopped
     assert trainable_ratio(network) == 1.0

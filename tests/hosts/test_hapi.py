@@ -16,8 +16,10 @@ from paddle_freeze_callback import (
     Gradual,
     HeadOnly,
     HeadThenAll,
+    OnPlateau,
     trainable_ratio,
 )
+from paddle_freeze_callback.session.record import Record
 
 ALL = ("head", "block3", "block2", "block1")
 
@@ -34,7 +36,7 @@ def test_stages_open_from_the_top_and_frozen_ones_do_not_move():
         Images(), batch_size=4, epochs=4, shuffle=False, verbose=0, callbacks=[schedule, watch]
     )
     assert watch.open == [ALL[: 1 + batch // 6] for batch in range(24)]
-    members = {stage.name: set(stage.parameters) for stage in schedule.stages}
+    members = {stage.name: set(stage.parameters) for stage in schedule.run.stages}
     for now, changed in zip(watch.open, watch.moved):
         for stage in ALL:
             tensors = members[stage] | {f"{stage}.1._mean", f"{stage}.1._variance"}
@@ -91,7 +93,7 @@ def test_steps_are_counted_as_the_optimizer_counts_them(accumulate):
     class Sees(paddle.callbacks.Callback):
         def on_train_batch_begin(self, step, logs=None):
             if step % accumulate == 0:
-                assert schedule._loop.done == Counting.count
+                assert schedule._host.done == Counting.count
                 seen.append(step)
 
     seen: list[int] = []
@@ -183,7 +185,7 @@ def test_refreezing_holds_the_stage_again():
     assert schedule.history[1].frozen == ("block3",)
     for changed in watch.moved[6:]:
         assert not [name for name in changed if name.startswith("block3")]
-    assert [stage.name for stage in schedule.stages] == ["fc", "block3", "block2", "rest"]
+    assert [stage.name for stage in schedule.run.stages] == ["fc", "block3", "block2", "rest"]
 
 
 def test_a_stage_that_never_opens_is_a_warning_that_names_it():
@@ -240,7 +242,7 @@ def test_a_schedule_given_to_evaluate_and_predict_does_nothing():
     model.predict(Images(8), verbose=0, callbacks=[schedule])
     assert trainable_ratio(network) == 1.0
     assert schedule.history == []
-    assert schedule.stages == ()
+    assert not hasattr(schedule, "run")
 
 
 class Breaks(paddle.callbacks.Callback):
@@ -280,7 +282,7 @@ def test_after_an_exception_the_network_can_be_put_back_at_once(how):
     with pytest.raises(RuntimeError):
         model.fit(Images(), batch_size=4, verbose=0, callbacks=[schedule, Breaks(RuntimeError, 2)])
     if how == "restore":
-        schedule.restore()
+        schedule.run.restore()
     else:
         del schedule
         gc.collect()
@@ -358,7 +360,7 @@ def test_a_stage_that_the_user_froze_whole_takes_no_turn():
     schedule = FreezeSchedule(every="2 steps")
     fit(network, schedule)
     assert [change.opened for change in schedule.history] == [("head",), ("block2",), ("block1",)]
-    assert [stage.name for stage in schedule.stages] == list(ALL)
+    assert [stage.name for stage in schedule.run.stages] == list(ALL)
 
 
 def test_a_refusal_comes_before_the_first_step_and_leaves_the_network_alone():
@@ -406,7 +408,7 @@ def test_numbers_do_not_stay_in_paddles_logs_after_an_interrupt():
         model_for(network).fit(
             Images(), batch_size=4, verbose=0, callbacks=[schedule, Breaks(KeyboardInterrupt, 2)]
         )
-    schedule.restore()
+    schedule.run.restore()
     seen: list[dict] = []
 
     class Logs(paddle.callbacks.Callback):
@@ -422,3 +424,186 @@ def test_parameter_groups_which_fit_cannot_train_are_refused():
     optimizer = paddle.optimizer.Adam(0.1, parameters=[{"params": network.parameters()}])
     with pytest.raises(ValueError, match="cannot train with parameter groups"):
         model_for(network, optimizer).fit(Images(), verbose=0, callbacks=[FreezeSchedule()])
+
+
+# ------------------------------------------------------------ checkpoints
+
+
+class Saves(paddle.callbacks.Callback):
+    """Saves in the middle of an epoch, as a user's own callback may."""
+
+    def __init__(self, folder) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_train_batch_end(self, step, logs=None):
+        if step == 2:
+            self.model.save(f"{self.folder}/mine")
+
+
+def records_in(folder) -> dict[str, int]:
+    """The steps done, by checkpoint, of all records in a folder."""
+    ending = ".freeze_schedule.json"
+    found = {file.name[: -len(ending)]: file for file in folder.glob(f"*{ending}")}
+    return {name: Record.load(file.with_name(name)).step for name, file in found.items()}
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_record_is_beside_every_checkpoint_whoever_saves_it(tmp_path, position):
+    schedule = FreezeSchedule(every=1)
+    others = [
+        Saves(tmp_path),
+        paddle.callbacks.EarlyStopping("loss", patience=9, verbose=0, save_best_model=True),
+    ]
+    model = model_for(conv_net())
+    model.fit(
+        Images(), Images(4), batch_size=4, epochs=2, verbose=0, save_dir=str(tmp_path),
+        callbacks=[*others[:position], schedule, *others[position:]],
+    )  # fmt: skip
+    saved = {path.stem for path in tmp_path.glob("*.pdparams")}
+    assert saved == {"0", "1", "final", "best_model", "mine"}
+    records = records_in(tmp_path)
+    assert records.pop("best_model") in (6, 12)
+    # Before the schedule's turn this batch is not counted yet: no record, rather than a wrong one.
+    mine = {} if position else {"mine": 9}
+    assert records == {"0": 6, "1": 12, "final": 12, **mine}
+
+
+def test_what_was_saved_before_an_evaluation_knows_what_it_decided(tmp_path):
+    schedule = FreezeSchedule(strategy=OnPlateau("loss", patience=1))
+    model_for(conv_net()).fit(
+        Images(), Images(4), batch_size=4, epochs=2, verbose=0, save_dir=str(tmp_path),
+        callbacks=[
+            paddle.callbacks.EarlyStopping("loss", patience=9, verbose=0, save_best_model=True),
+            schedule,
+        ],
+    )  # fmt: skip
+    assert [step for step, _ in Record.load(tmp_path / "0").decisions] == [6]
+    assert [step for step, _ in Record.load(tmp_path / "1").decisions] == [6, 12]
+    best = Record.load(tmp_path / "best_model")
+    assert best.decisions[-1][0] == best.step
+
+
+def test_a_model_saved_for_inference_gets_no_record(tmp_path):
+    class Exports(paddle.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.save(str(tmp_path / "exported"), training=False)
+
+    network = conv_net()
+    spec = paddle.static.InputSpec([None, 1, 6, 6], "float32", "x")
+    label = paddle.static.InputSpec([None, 1], "int64", "y")
+    model = paddle.Model(network, spec, label)
+    model.prepare(
+        paddle.optimizer.Adam(0.01, parameters=network.parameters()), nn.CrossEntropyLoss()
+    )
+    model.fit(Images(), batch_size=4, epochs=1, verbose=0, callbacks=[FreezeSchedule(), Exports()])
+    assert list(tmp_path.glob("exported*"))
+    assert records_in(tmp_path) == {}
+
+
+def test_a_model_saves_as_before_when_the_run_is_over(tmp_path):
+    model = model_for(conv_net())
+    for folder in ({}, {"save_dir": str(tmp_path / "kept")}):
+        model.fit(
+            Images(), batch_size=4, epochs=1, verbose=0, callbacks=[FreezeSchedule()], **folder
+        )
+        assert not {"save", "_run_one_epoch"} & set(vars(model))
+    model.save(str(tmp_path / "later"))
+    model.fit(Images(), batch_size=4, epochs=1, verbose=0, save_dir=str(tmp_path / "plain"))
+    assert records_in(tmp_path) == records_in(tmp_path / "plain") == {}
+    assert records_in(tmp_path / "kept") == {"0": 6, "final": 6}
+
+
+@pytest.mark.parametrize("how", ["restore", "next"])
+def test_a_model_saves_as_before_after_an_interrupt_is_cleared_up(tmp_path, how):
+    model, schedule = model_for(conv_net()), FreezeSchedule()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(
+            Images(), batch_size=4, verbose=0,
+            callbacks=[schedule, Breaks(KeyboardInterrupt, 2)],
+        )  # fmt: skip
+    assert "save" in vars(model)
+    if how == "restore":
+        schedule.run.restore()
+    else:
+        model.fit(Images(), batch_size=4, verbose=0, callbacks=[FreezeSchedule()])
+    assert "save" not in vars(model)
+    model.save(str(tmp_path / "later"))
+    assert records_in(tmp_path) == {}
+
+
+def test_a_save_of_the_users_own_is_called_and_put_back(tmp_path):
+    def save(path, training=True):
+        saved.append(path)
+        return type(model).save(model, path, training)
+
+    saved: list[str] = []
+    model = model_for(conv_net())
+    model.save = save
+    model.fit(
+        Images(), batch_size=4, epochs=1, verbose=0, save_dir=str(tmp_path),
+        callbacks=[FreezeSchedule()],
+    )  # fmt: skip
+    assert saved == [f"{tmp_path}/0", f"{tmp_path}/final"]
+    assert model.save is save
+    assert records_in(tmp_path) == {"0": 6, "final": 6}
+
+
+# ------------------------------------------------------------ numbers
+
+
+def test_the_logs_follow_a_scheduler_at_every_step_and_drop_what_froze():
+    class Logs(paddle.callbacks.Callback):
+        def on_train_batch_end(self, step, logs=None):
+            rates = {name: value for name, value in logs.items() if name.startswith("lr/")}
+            seen.append((optimizer.get_lr(), rates))
+
+    seen: list[tuple[float, dict]] = []
+    network = conv_net()
+    scheduler = paddle.optimizer.lr.ExponentialDecay(0.1, 0.9)
+    optimizer = paddle.optimizer.SGD(scheduler, parameters=network.parameters())
+    schedule = FreezeSchedule(
+        unfreeze_at={0: "fc", 1: {"freeze": "fc", "unfreeze": "block3"}}, lr={"block3": 0.5}
+    )
+    model_for(network, optimizer).fit(
+        Images(), batch_size=4, epochs=2, verbose=0, callbacks=[Logs(), schedule]
+    )
+    assert [rate for rate, _ in seen] == [pytest.approx(0.1 * 0.9**step) for step in range(12)]
+    for step, (rate, rates) in enumerate(seen):
+        expected = {"lr/fc": rate} if step < 6 else {"lr/block3": 0.5 * rate}
+        assert rates == pytest.approx(expected)
+
+
+def test_nothing_is_built_anew_at_a_step_at_which_nothing_changes():
+    class Numbers(paddle.callbacks.Callback):
+        def on_train_batch_end(self, step, logs=None):
+            numbers.append(schedule.run.numbers)
+
+    numbers: list[object] = []
+    schedule = FreezeSchedule(unfreeze_at={0: "fc", 1: "block3"}, lr={"*": 0.5}, warmup="2 steps")
+    model_for(conv_net()).fit(
+        Images(), batch_size=4, epochs=2, verbose=0, callbacks=[schedule, Numbers()]
+    )
+    # One while fc alone is open, and two while block3 warms up; all are still referred to.
+    assert len({id(one) for one in numbers}) == 3
+    assert [one["open_stages"] for one in numbers] == [1] * 6 + [2] * 6
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_reporter_beside_a_progress_bar_gets_what_the_bar_leaves_out(capsys, first):
+    class Reporter(paddle.callbacks.VisualDL):
+        def _is_write(self):
+            return False  # needs no package: it only keeps which numbers it would write
+
+    reporter, schedule = Reporter("unused"), FreezeSchedule(lr_decay=2.0)
+    model_for(conv_net()).fit(
+        Images(), batch_size=4, epochs=4, verbose=2, log_freq=1,
+        callbacks=[reporter, schedule] if first else [schedule, reporter],
+    )  # fmt: skip
+    rates = [f"lr/{name}" for name in ALL]
+    shown = ["trainable_ratio", "open_stages", "trainable_params", "cache_hit_rate"]
+    assert reporter.train_metrics == ["loss", *shown, *rates]
+    out = capsys.readouterr().out
+    assert "open_stages: 4" in out
+    assert "lr/" not in out
+    assert "trainable_params" not in out

@@ -150,7 +150,7 @@ def main(loop: str, accumulate: str, folder: str, strategy: str = "plan") -> Non
     result = {
         "weights": {name: tensor.numpy() for name, tensor in network.named_parameters()},
         "history": [(c.step, c.opened, c.frozen) for c in schedule.history],
-        "hits": schedule.cache.hits if schedule.cache else 0,
+        "hits": schedule.run.cache.hits if schedule.run.cache else 0,
     }
     (Path(folder) / f"rank{environment.rank}.pickle").write_bytes(pickle.dumps(result))
 

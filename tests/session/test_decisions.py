@@ -84,7 +84,7 @@ def test_every_strategy_works_through_a_trainer_and_is_recorded(tmp_path, strate
     assert len(schedule.history) > 1
     record = Record.load(tmp_path / "checkpoint-18")
     assert record.open_stages == tuple(
-        s.name for s in schedule.stages if s.name in schedule._freezing._timeline.open_at(17)
+        s.name for s in schedule.run.stages if s.name in schedule.run._timeline.open_at(17)
     )
 
 
@@ -108,7 +108,7 @@ def test_a_metric_that_the_loop_does_not_log_is_an_error_that_lists_what_it_logs
         ValueError, match="metric='accuracy' is none of the metrics of this evaluation: acc, loss"
     ):
         evaluated_fit(schedule)
-    schedule.restore()
+    schedule.run.restore()
     schedule = FreezeSchedule(strategy=OnPlateau("eval_los", mode="min"))
     trainer = trainer_for(
         tiny_bert(), tmp_path, [schedule], evaluation_strategy="steps", eval_steps=2
@@ -185,7 +185,7 @@ def test_best_weights_are_kept_in_low_precision_with_the_masters_behind_them(tmp
         freezing.step()
         freezing.evaluated({"acc": 0.9})
         best = values(network)
-        schedule.save(tmp_path)
+        schedule.run.save(tmp_path)
         train()
         freezing.step()
         assert moved(best, values(network))
@@ -274,7 +274,7 @@ def test_a_trainer_with_several_evaluation_sets_is_judged_by_the_one_that_is_nam
 
         trainer.evaluate = both
         trainer.train()
-        assert [step for step, _ in schedule._freezing._timeline.decisions] == [2, 4, 6]
+        assert [step for step, _ in schedule.run._timeline.decisions] == [2, 4, 6]
 
 
 def test_what_an_earlier_fit_left_in_paddles_logs_is_no_metric_of_this_one():
@@ -395,7 +395,7 @@ def test_what_gradients_decided_can_be_printed_and_replayed_bit_for_bit():
     network = conv_net()
     fit(network, schedule)
     assert len(schedule.history) > 1
-    explicit = schedule.as_explicit()
+    explicit = schedule.run.as_explicit()
     replayed = FreezeSchedule(strategy=eval(repr(explicit), {"Explicit": type(explicit)}))
     other = conv_net()
     fit(other, replayed)
@@ -411,15 +411,15 @@ def test_a_schedule_of_automatic_stages_with_more_than_their_name_says_is_replay
     with schedule.attach(network, optimizer, total_steps=10) as freezing:
         for _ in range(9):
             freezing.step()
-    again = FreezeSchedule(strategy=schedule.as_explicit())
+    again = FreezeSchedule(strategy=schedule.run.as_explicit())
     with again.attach(network, optimizer, total_steps=10) as freezing:
         for _ in range(9):
             freezing.step()
     assert [(c.step, c.trainable) for c in again.history] == [
         (c.step, c.trainable) for c in schedule.history
     ]
-    with pytest.raises(RuntimeError, match="no run to tell of yet"):
-        FreezeSchedule().as_explicit()
+    with pytest.raises(AttributeError, match="there is no run yet: train first"):
+        FreezeSchedule().run.as_explicit()
 
 
 def replayed_rates(schedule, network, **options):
@@ -437,7 +437,7 @@ def test_a_replay_has_the_same_rates_in_whatever_order_stages_open():
     rates = replayed_rates(schedule, network)
     assert rates["fc.weight"] == 1.0
     assert rates["block1.0.weight"] == 0.125
-    again = FreezeSchedule(strategy=schedule.as_explicit(), lr_decay=2)
+    again = FreezeSchedule(strategy=schedule.run.as_explicit(), lr_decay=2)
     assert replayed_rates(again, network) == rates
 
 
@@ -455,7 +455,7 @@ def test_a_replay_opens_nothing_that_was_found_frozen():
 
     first = FreezeSchedule(stages=["re:.*bias", "*"], strategy=HeadThenAll())
     whole = trained(first)
-    assert trained(FreezeSchedule(strategy=first.as_explicit())) == whole
+    assert trained(FreezeSchedule(strategy=first.run.as_explicit())) == whole
 
 
 def test_what_happened_is_known_whole_after_a_resume_and_with_two_openings_at_one_step(tmp_path):
@@ -468,8 +468,8 @@ def test_what_happened_is_known_whole_after_a_resume_and_with_two_openings_at_on
         for _ in range(4):
             freezing.evaluated({"acc": 0.5})
         freezing.step()
-        schedule.save(tmp_path)
-        expected = schedule.as_explicit()
+        schedule.run.save(tmp_path)
+        expected = schedule.run.as_explicit()
     assert repr(expected) == (
         "Explicit(unfreeze_at={0: {'unfreeze': ['fc']}, '1 step': "
         "{'unfreeze': ['block2', 'block3']}})"
@@ -479,7 +479,7 @@ def test_what_happened_is_known_whole_after_a_resume_and_with_two_openings_at_on
     )
     again = FreezeSchedule(strategy=rule, resume_from=tmp_path)
     with again.attach(network, optimizer, total_steps=9):
-        assert again.as_explicit() == expected
+        assert again.run.as_explicit() == expected
 
 
 def test_sparse_gradients_are_refused():
@@ -612,7 +612,7 @@ def test_a_folder_that_appears_after_saving_does_not_hide_what_was_saved(tmp_pat
     schedule = FreezeSchedule()
     with schedule.attach(network, optimizer, total_steps=9) as freezing:
         freezing.step()
-        schedule.save(tmp_path / "step1")
+        schedule.run.save(tmp_path / "step1")
     paddle.save(network.state_dict(), str(tmp_path / "step1" / "model.pdparams"))
     again = FreezeSchedule(resume_from=tmp_path / "step1")
     with again.attach(network, optimizer, total_steps=9):
@@ -623,14 +623,14 @@ def test_a_hand_written_loop_saves_and_continues_with_its_decisions(tmp_path):
     network = conv_net()
     optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
     rule = OnPlateau("acc", patience=1)
-    with pytest.raises(RuntimeError, match="no run to save yet"):
-        FreezeSchedule().save(tmp_path)
+    with pytest.raises(AttributeError, match="there is no run yet: train first"):
+        FreezeSchedule().run.save(tmp_path)
     schedule = FreezeSchedule(strategy=rule)
     with schedule.attach(network, optimizer, total_steps=9) as freezing:
         for accuracy in (0.5, 0.4):
             freezing.step()
             freezing.evaluated({"acc": accuracy})
-        schedule.save(tmp_path)
+        schedule.run.save(tmp_path)
     assert json.loads((tmp_path / FILE).read_text())["step"] == 2
     again = FreezeSchedule(strategy=rule, resume_from=tmp_path)
     with again.attach(network, optimizer, total_steps=9) as freezing:

@@ -130,7 +130,7 @@ def test_rates_may_be_said_of_parts_of_what_opens_together():
     schedule = FreezeSchedule(unfreeze_at={0: "fc", 1: ["block3", "block2"]}, lr={"block2": 0.5})
     with schedule.attach(network, optimizer, epochs=2, steps_per_epoch=2):
         rates = rates_of(network)
-        assert [s.name for s in schedule.stages] == ["fc", "block3", "block2", "rest"]
+        assert [s.name for s in schedule.run.stages] == ["fc", "block3", "block2", "rest"]
     assert rates["block2.0.weight"] == 0.5
     assert rates["block3.0.weight"] == rates["block1.0.weight"] == 1.0
 

@@ -177,8 +177,8 @@ def test_the_bytes_that_a_cache_keeps_are_those_that_the_run_then_keeps():
             optimizer.step()
             optimizer.clear_grad()
             began = freezing.history[-1].step
-            if schedule.cache.rows and step == began + 3:
-                seen[began] = schedule.cache.nbytes // schedule.cache.rows
+            if schedule.run.cache.rows and step == began + 3:
+                seen[began] = schedule.run.cache.nbytes // schedule.run.cache.rows
             freezing.step()
     assert table.cache_bytes == seen
     assert list(seen) == [0, 4, 8]
@@ -347,15 +347,15 @@ def test_the_picture_of_a_run_shows_its_metrics_but_no_timings(tmp_path):
     network = ConvNet()
     optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
     schedule = FreezeSchedule(lr_decay=2.0)
-    with pytest.raises(RuntimeError, match="no run to draw yet"):
-        schedule.plot_history()
+    with pytest.raises(AttributeError, match="there is no run yet: train first"):
+        schedule.run.plot()
     with schedule.attach(network, optimizer, epochs=4, steps_per_epoch=2) as freezing:
         for step in range(8):
             freezing.step()
             freezing.evaluated({"acc": step / 8, "eval_runtime": 3.0, "note": "text"})
-    assert schedule.metrics["acc"] == [(step + 1, step / 8) for step in range(8)]
-    assert "note" not in schedule.metrics
-    figure = schedule.plot_history(tmp_path / "history.png")
+    assert schedule.run.metrics["acc"] == [(step + 1, step / 8) for step in range(8)]
+    assert "note" not in schedule.run.metrics
+    figure = schedule.run.plot(tmp_path / "history.png")
     assert (tmp_path / "history.png").stat().st_size > 1000
     words = {text.get_text() for axes in figure.axes for text in axes.texts} | {
         title for axes in figure.axes for title in (axes.get_title(loc="left"), axes.get_title())
@@ -432,4 +432,4 @@ def test_there_is_no_picture_of_a_run_without_a_step():
     schedule = FreezeSchedule()
     with schedule.attach(network, optimizer, total_steps=8):  # noqa: SIM117
         with pytest.raises(RuntimeError, match="no step was trained yet"):
-            schedule.plot_history()
+            schedule.run.plot()
