@@ -170,6 +170,9 @@ class DiskStore(MemoryStore):
         return None
 
 
+_open_memmap: Any = np.lib.format.open_memmap
+
+
 class _Segment(NamedTuple):
     """The columns of a file; opening one reads its keys, and none of its features."""
 
@@ -181,9 +184,9 @@ class _Segment(NamedTuple):
 def _segment(file: Path) -> _Segment | None:
     """The rows in a file, mapped into memory; ``None`` if it is damaged."""
     try:
-        content = np.load(file, mmap_mode="r", allow_pickle=False, max_header_size=2**20)
+        content = _open_memmap(file, mode="r", max_header_size=2**20)
         keys, digests, *features = (np.asarray(content[name]) for name in content.dtype.names)
-    except Exception:  # whatever a damaged file makes zipfile and NumPy raise
+    except Exception:  # whatever a damaged file makes NumPy raise
         return None
     kinds = (keys.dtype.str, digests.dtype.str)
     sides = {column.shape[:1] for column in (keys, digests, *features)}

@@ -35,54 +35,52 @@ from .watch import Call, ForwardWatch, Trace
 
 
 class Trial:
-    """A forward of the training loop's own, seen closely, and what can be learnt from it.
+    """The forward that the training loop asked for, and what can be learnt from it.
 
-    The loop gets the output of this very forward. Whatever is computed beside it is taken back
-    by :meth:`end`: buffers, attributes and random generators are then as the forward left them.
+    The loop gets the output of this very forward. After ``with trial:`` buffers, attributes and
+    random generators are as that forward left them, whatever was tried out.
 
     Args:
-        watch: stands before the network's forward functions.
+        watch: the functions before the network's forward functions.
         network: the network.
-        original: its own forward.
-        args: what that is called with.
-        kwargs: the same, by name.
-        size: how many samples that is.
+        call: the network's own forward, its arguments, and those by name.
+        size: how many samples these hold.
     """
 
     def __init__(
         self,
         watch: ForwardWatch,
         network: nn.Layer,
-        original: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
+        call: tuple[Callable[..., Any], Any, Any],
         size: int,
     ) -> None:
         self._watch = watch
         self._network = network
-        self._original = original
+        self._original = call[0]
         self._size = size
-        self._given = replaced((args, kwargs), lambda _, tensor: tensor.clone().detach())
+        self._given = replaced(call[1:], lambda _, tensor: tensor.clone().detach())
         self._before = ForwardState(network)
         self._weights = WeightState(network)
-        self.result, self.trace = watch.traced(original, args, kwargs, Trace(random=random_state()))
+        self.result, self.trace = watch.traced(*call, Trace(random=random_state()))
         self._expected = (list(leaves(self.result)), self._before.assigned())
         self._side_effects = [*self._weights.moved(), *self._before.moved()]
-        self._input_kept = _same_bits((args, kwargs), self._given)
+        self._input_kept = _same_bits(call[1:], self._given)
         self._unsteady = self._before.unsteady()
         self._after = ForwardState(network)
         self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
 
-    def end(self) -> None:
-        """Leave everything as the forward left it."""
-        if not self._side_effects:  # else nothing was tried
-            self._weights.restore()
-            self._after.restore()
+    def __enter__(self) -> Trial:
+        return self
 
-    def undo(self) -> None:
-        """Leave everything as it was before the forward, which is given up."""
-        self._weights.restore()
-        self._before.restore()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        interrupted = error is not None and not isinstance(error, Exception)
+        if interrupted or not self._side_effects:  # else nothing was tried
+            self._weights.restore()
+            (self._before if interrupted else self._after).restore()  # the step never happened
+        if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
+            # The network's own code got what it does not expect.
+            what = f"{type(error).__name__}: {str(error)[:200]}"
+            raise CannotCacheError(f"it could not be tried out: {what}") from error
 
     def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
         """Find what the rest of the network looks at, or prove that it is what is known.
@@ -265,23 +263,15 @@ def _rows(chosen: list[int], _: int, tensor: paddle.Tensor) -> paddle.Tensor:
 
 
 def _same_bits(one: Any, other: Any) -> bool:
-    ours, theirs = list(leaves(one)), list(leaves(other))
-    if len(ours) != len(theirs):
-        return False
-    for a, b in zip(ours, theirs):
-        if isinstance(a, paddle.Tensor) != isinstance(b, paddle.Tensor):
-            return False
-        if isinstance(a, paddle.Tensor):
-            if a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
-                return False
-        elif isinstance(a, np.ndarray):
-            if not isinstance(b, np.ndarray) or a.tobytes() != b.tobytes():
-                return False
-        elif isinstance(a, (bool, int, float, str)):
-            if repr(a) != repr(b):
-                return False
-        elif type(a) is not type(b):
-            return False
-        else:
-            raise CannotCacheError(f"the network gives a {type(a).__name__} beside its tensors")
-    return True
+    ours, theirs = (list(leaves(side)) for side in (one, other))
+    return len(ours) == len(theirs) and all(_bits(a) == _bits(b) for a, b in zip(ours, theirs))
+
+
+def _bits(leaf: Any) -> Any:
+    if isinstance(leaf, paddle.Tensor):
+        return (tuple(leaf.shape), leaf.numpy().tobytes())
+    if isinstance(leaf, np.ndarray):
+        return leaf.tobytes()
+    if isinstance(leaf, (bool, int, float, str)):
+        return repr(leaf)
+    raise CannotCacheError(f"the network gives a {type(leaf).__name__} beside its tensors")

@@ -8,6 +8,7 @@ nothing).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import weakref
@@ -252,25 +253,18 @@ class _Patch:
         # Weak: a copy of the network has this function, too, and must not keep ours alive.
         mine, its = weakref.ref(layer), weakref.ref(owner)
         function = getattr(original, "__func__", original)
+        method = isinstance(original, types.MethodType)
 
-        def forward(self: nn.Layer, *args: Any, **kwargs: Any) -> Any:
-            alive = its()
-            if self is not mine() or alive is None:  # a copy of the network: it has no cache
-                return function(self, *args, **kwargs)
-            return around(alive, types.MethodType(function, self), args, kwargs)
-
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            alive = its()
-            return function(*args, **kwargs) if alive is None else around(
-                alive, function, args, kwargs
-            )  # fmt: skip
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            alive, first = its(), args[:method]
+            if alive is None or (first and first[0] is not mine()):  # a copy has no cache
+                return function(*args, **kwargs)
+            return around(alive, functools.partial(function, *first), args[method:], kwargs)
 
         # A method where there was one, with its signature: paddle.Model tells inputs from labels
         # by it, and PaddleNLP drops the columns of the data that it does not name.
-        method = isinstance(original, types.MethodType)
-        ours = forward if method else plain
-        ours.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-        self._ours = types.MethodType(ours, layer) if method else ours
+        forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        self._ours = types.MethodType(forward, layer) if method else forward
         # Not by assignment: PaddleNLP's models wrap what is assigned to forward.
         layer.__dict__["forward"] = self._ours
 

@@ -17,7 +17,8 @@ from paddle import nn
 from trainers import Tokens, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly, RandomStages
-from paddle_freeze_callback.cache.stores import DiskStore, MemoryStore, bytes_of
+from paddle_freeze_callback.cache.options import bytes_of
+from paddle_freeze_callback.cache.stores import DiskStore, MemoryStore
 
 
 class Losses(paddle.callbacks.Callback):
