@@ -17,7 +17,6 @@ from .watch import Call, Trace
 # boundary, which is often a pooling. Dropout may not.
 PLAIN = ("paddle.nn.layer.pooling", "paddle.nn.layer.activation")
 
-
 RECOMPUTED = "layers are recomputed in the backward pass"
 
 
@@ -61,7 +60,7 @@ class Boundary:
 
 
 def filled_like(tensor: paddle.Tensor, value: float) -> paddle.Tensor:
-    """The same shape full of this value, or, for whole numbers, something that is not there."""
+    """A tensor of this shape full of a value, or of whole numbers that differ from those given."""
     if tensor.is_floating_point():
         return paddle.full_like(tensor, value)
     if tensor.dtype == paddle.bool:
@@ -70,7 +69,7 @@ def filled_like(tensor: paddle.Tensor, value: float) -> paddle.Tensor:
 
 
 def nearly_equal(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], loose: float) -> bool:
-    """Whether two arrays are the same but for rounding; ``loose`` is relative to the largest."""
+    """Whether two arrays are equal up to rounding; ``loose`` is relative to the largest number."""
     found, expected = one.astype("float64"), other.astype("float64")
     scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)) or 1.0
     return bool(np.allclose(found, expected, rtol=loose, atol=loose * scale, equal_nan=True))

@@ -206,6 +206,8 @@ class Freezing:
         """
         self._step = self._step if step is None else step
         self._finish_sample()
+        if self.cache is not None:
+            self.cache.flush()
         if parallel.rank() != 0:
             return
         if self._best:
