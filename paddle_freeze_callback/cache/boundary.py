@@ -22,15 +22,10 @@ RECOMPUTED = "layers are recomputed in the backward pass"
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where the prefix ends.
+    """Where the prefix ends."""
 
-    Attributes:
-        prefix: the calls that need not be made again.
-        kept: those whose outputs are kept, with the places of the tensors in them.
-    """
-
-    prefix: tuple[Call, ...]
-    kept: tuple[tuple[Call, tuple[int, ...]], ...]
+    prefix: tuple[Call, ...]  # the calls that need not be made again
+    kept: tuple[tuple[Call, tuple[int, ...]], ...]  # those to keep, and the places of their tensors
 
     @property
     def kept_calls(self) -> frozenset[Call]:

@@ -62,8 +62,8 @@ def _still(
 ) -> list[paddle.Tensor]:
     """What features may depend on: whatever is not open, except what works behind the prefix.
 
-    These are the weights that are not open, and the buffers and statistics of two kinds of layers:
-    those of the prefix, and those around closed ones that own no open weights.
+    These are the weights that are not open. Buffers and statistics count if their layer is in the
+    prefix, or lies around closed layers and owns no open weights.
     """
     found = {id(w.tensor): w.tensor for w in weights(network) if id(w.tensor) not in opened}
     closed = {id(one) for _, layer in watch.closed for one in layer.sublayers(include_self=True)}

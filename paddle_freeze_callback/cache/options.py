@@ -29,10 +29,6 @@ class CacheOptions:
 
     Raises:
         TypeError, ValueError: naming the option.
-
-    >>> CacheOptions("memory", limit="4 GB", check_every=0)
-    Traceback (most recent call last):
-    ValueError: cache_check_every=0 must be a whole number from 1
     """
 
     cache: str | os.PathLike[str]

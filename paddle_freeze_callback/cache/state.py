@@ -36,7 +36,10 @@ class ForwardState:
             for tensor in moving_state(layer).values()
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
-        self._attributes = [(layer, _shallow(layer.__dict__)) for layer in every.values()]
+        self._attributes = [
+            (layer, {name: (value, _copied(value)) for name, value in layer.__dict__.items()})
+            for layer in every.values()
+        ]
         self._buffers = {one: _buffers(layer) for one, layer in every.items()}
         self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
         self._plain = self._plain_of(network)
@@ -158,12 +161,8 @@ def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
     return np.array_equal(ours, theirs)
 
 
-def _shallow(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and a copy of its content if that can change in place."""
-    return {name: (value, _copied(value)) for name, value in attributes.items()}
-
-
 def _copied(value: Any) -> Any:
+    """A copy of a list or a dictionary, whose content can change in place; else ``None``."""
     if not isinstance(value, (dict, list)):
         return None
     try:

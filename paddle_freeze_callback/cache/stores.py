@@ -100,16 +100,6 @@ class DiskStore(MemoryStore):
 
     Attributes:
         damaged: how many rows and files did not fit their checksum or format.
-
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> store = DiskStore(folder, limit=100)
-    >>> store.put([b"a" * 16, b"b" * 16], (np.zeros([2, 3], "float32"),))
-    >>> len(store), len(DiskStore(folder, limit=100))
-    (2, 0)
-    >>> store.flush()
-    >>> len(store), len(DiskStore(folder, limit=100))
-    (2, 2)
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:

@@ -48,12 +48,9 @@ class Trial:
     """
 
     def __init__(
-        self,
-        watch: ForwardWatch,
-        network: nn.Layer,
-        call: tuple[Callable[..., Any], Any, Any],
+        self, watch: ForwardWatch, network: nn.Layer, call: tuple[Callable[..., Any], Any, Any],
         size: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._watch = watch
         self._network = network
         self._original = call[0]
@@ -185,10 +182,7 @@ class Trial:
         return args, kwargs
 
     def _same(
-        self,
-        real: Mapping[Call, Any],
-        holes: Mapping[Call, frozenset[int]],
-        fill: float = math.nan,
+        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float = math.nan
     ) -> bool:
         """Whether the network does the same with these tensors filled."""
         shown = {call: places for call, places in holes.items() if places}

@@ -38,26 +38,17 @@ class Shape:
 
 @dataclass
 class Trace:
-    """The calls of closed layers in one forward, in order.
+    """The calls of closed layers in one forward: what to note, and then what was seen."""
 
-    Attributes:
-        whole: the calls whose outputs are noted; of the others only shapes are, so that their
-            memory is freed as it would be without us. ``None`` for all.
-        until: the forward stops when all of these calls are done; ``None`` to go to its end.
-        random: the state of the random generators when it began, if draws are to be noted.
-        grad: whether it was made for a backward pass.
-        calls: each call with its output, and whether the output needs no gradient.
-        recomputed: whether the layers turned out to be recomputed in the backward pass.
-        drawn: the calls that ended after a random number had been drawn.
-    """
-
+    # The calls whose outputs are noted. Of the others only shapes are, so that their memory is
+    # freed as it would be without us. None for all.
     whole: frozenset[Call] | None = None
-    until: frozenset[Call] | None = None
-    random: Any = None
-    grad: bool = False
-    calls: list[tuple[Call, Any, bool]] = field(default_factory=list)
-    recomputed: bool = False
-    drawn: set[Call] = field(default_factory=set)
+    until: frozenset[Call] | None = None  # the forward stops when all of these calls are done
+    random: Any = None  # the state of the random generators at its start, if draws are noted
+    grad: bool = False  # whether it was made for a backward pass
+    calls: list[tuple[Call, Any, bool]] = field(default_factory=list)  # output; needs no gradient
+    recomputed: bool = False  # whether the layers were recomputed in the backward pass
+    drawn: set[Call] = field(default_factory=set)  # calls that ended after a random draw
 
     def output(self, call: Call) -> Any:
         """The output of a call; ``None`` if it was not made."""

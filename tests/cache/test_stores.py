@@ -373,3 +373,25 @@ def test_a_store_gives_back_what_was_put_or_nothing_and_never_passes_its_limit(
         for batch in batches
         for row in store.get([f"{key:08}{batch[0][1]:08}".encode() for key, _ in batch])
     )
+
+
+def test_a_run_writes_what_it_keeps_when_it_saves_and_when_a_stage_opens(tmp_path):
+    def there():
+        return [len(DiskStore(folder, 10**9)) for folder in tmp_path.iterdir() if folder.is_dir()]
+
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    plan = {0: "fc", "6 steps": ["fc", "block3"]}
+    schedule = FreezeSchedule(unfreeze_at=plan, cache=tmp_path)
+    seen = []
+    with schedule.attach(network, optimizer, total_steps=9) as freezing:
+        for batch in random_batches([1, 6, 6], 7):
+            network(batch).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            if len(seen) == 3:
+                freezing.save(tmp_path / "run")
+            freezing.step()
+            seen.append(there())
+    # the first batch shows how the network runs, the second is the first that is kept
+    assert seen == [[], [0], [0], [12], [12], [20], [20]]
