@@ -479,6 +479,7 @@ def scale() -> dict:
             for at in range(0, count, 1000):
                 part = keys[at : at + 1000]
                 store.put(part, (np.ones([len(part), 384], "float32"),))
+            store.flush()
             written = (time.perf_counter() - began) / count * 1e6
             began = time.perf_counter()
             again = DiskStore(folder, 2**32)

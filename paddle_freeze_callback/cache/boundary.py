@@ -17,21 +17,15 @@ from .watch import Call, Trace
 # boundary, which is often a pooling. Dropout may not.
 PLAIN = ("paddle.nn.layer.pooling", "paddle.nn.layer.activation")
 
-
 RECOMPUTED = "layers are recomputed in the backward pass"
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where the prefix ends.
+    """Where the prefix ends."""
 
-    Attributes:
-        prefix: the calls that need not be made again.
-        kept: those whose outputs are kept, with the places of the tensors in them.
-    """
-
-    prefix: tuple[Call, ...]
-    kept: tuple[tuple[Call, tuple[int, ...]], ...]
+    prefix: tuple[Call, ...]  # the calls that need not be made again
+    kept: tuple[tuple[Call, tuple[int, ...]], ...]  # those to keep, and the places of their tensors
 
     @property
     def kept_calls(self) -> frozenset[Call]:
@@ -61,7 +55,7 @@ class Boundary:
 
 
 def filled_like(tensor: paddle.Tensor, value: float) -> paddle.Tensor:
-    """The same shape full of this value, or, for whole numbers, something that is not there."""
+    """A tensor of this shape full of a value, or of whole numbers that differ from those given."""
     if tensor.is_floating_point():
         return paddle.full_like(tensor, value)
     if tensor.dtype == paddle.bool:
@@ -70,7 +64,7 @@ def filled_like(tensor: paddle.Tensor, value: float) -> paddle.Tensor:
 
 
 def nearly_equal(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], loose: float) -> bool:
-    """Whether two arrays are the same but for rounding; ``loose`` is relative to the largest."""
+    """Whether two arrays are equal up to rounding; ``loose`` is relative to the largest number."""
     found, expected = one.astype("float64"), other.astype("float64")
     scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)) or 1.0
     return bool(np.allclose(found, expected, rtol=loose, atol=loose * scale, equal_nan=True))

@@ -11,7 +11,7 @@ import paddle
 
 
 class CannotCacheError(Exception):
-    """Why this network, or this call of it, cannot use the cache."""
+    """A network, or a call of it, cannot use the cache; the message gives the reason."""
 
 
 def batch_size(inputs: Sequence[paddle.Tensor]) -> int:
@@ -27,10 +27,10 @@ def batch_size(inputs: Sequence[paddle.Tensor]) -> int:
 
 
 def form_of(value: Any) -> Any:
-    """What inputs look like, their values aside; equal forms can share a recipe.
+    """How inputs look, apart from their values; equal forms can share a recipe.
 
     Raises:
-        CannotCacheError: for an input whose content cannot be told.
+        CannotCacheError: for an input whose content no key can describe.
 
     >>> form_of((paddle.zeros([2, 3]), True))
     ('tuple', (('tensor', (2, 3), 'paddle.float32'), 'True'))
@@ -49,7 +49,7 @@ def form_of(value: Any) -> Any:
 
 
 def kind_of(form: Any) -> Any:
-    """A form without its sizes: of forms of one kind one is proven."""
+    """A form without its sizes; a proof for one form holds for all of its kind."""
     if isinstance(form, tuple) and form and form[0] == "tensor":
         return ("tensor", len(form[1]), form[2])
     return tuple(kind_of(one) for one in form) if isinstance(form, tuple) else form
@@ -69,7 +69,7 @@ def keys_of(inputs: Sequence[paddle.Tensor], size: int, form: Any) -> list[bytes
     >>> len(first), first == second, first == third
     (16, False, True)
     """
-    # The number of samples beside it is no part of a sample.
+    # How many samples come with it is no part of a sample.
     alone = repr(_without_batch(form)).encode()
     arrays = [np.ascontiguousarray(tensor.numpy()).reshape(size, -1) for tensor in inputs]
     views = [array.view(np.uint8) for array in arrays]

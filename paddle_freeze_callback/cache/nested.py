@@ -1,4 +1,4 @@
-"""What lies in tuples, lists and dictionaries: how layers are called, and what they give."""
+"""Tuples, lists and dictionaries of tensors: the arguments and the outputs of layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import paddle
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Whatever lies in tuples, lists and dictionaries, ``None`` left out.
+    """The values in nested tuples, lists and dictionaries, without ``None``.
 
     >>> list(leaves({"a": [1, None], "b": (2,)}))
     [1, 2]
@@ -32,9 +32,10 @@ def tensors(value: Any) -> Iterator[paddle.Tensor]:
 
 
 def replaced(value: Any, change: Callable[[int, Any], Any], kind: Any = paddle.Tensor) -> Any:
-    """The same structure with each leaf of a kind, counted from 0, replaced.
+    """The same structure, in which each leaf of a kind is replaced.
 
-    ``change`` gets the number and the leaf, as ``dict.get`` does a key and a default.
+    ``change`` gets the number of the leaf, from 0, and the leaf; so does ``dict.get`` fit, which
+    takes a key and a default.
 
     >>> replaced({"a": [1, "x"], "b": (2,)}, {1: 20}.get, int)
     {'a': [1, 'x'], 'b': (20,)}

@@ -1,15 +1,18 @@
-"""Whether, where and how features are kept, and what came of it."""
+"""Whether, where and how features are kept, and what a cache did."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checks import one_of, whole
-from .stores import DiskStore, MemoryStore, bytes_of, default_folder, free_memory
+from .stores import DiskStore, MemoryStore
+
+_UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,10 @@ class CacheOptions:
             memory, or of the free space on the disk.
         dtype: keep floating-point features as ``"float16"`` or ``"float32"``; by default as
             computed.
-        check_every: compute one batch in so many after all, and compare.
+        check_every: one batch in so many is computed although it is kept, and compared.
+
+    Raises:
+        TypeError, ValueError: naming the option.
     """
 
     cache: str | os.PathLike[str]
@@ -41,12 +47,12 @@ class CacheOptions:
             one_of("cache_dtype", self.dtype, ("float16", "float32"))
         whole("cache_check_every", self.check_every, 1)
 
-    def store(self, fingerprint: Callable[[], str]) -> MemoryStore | DiskStore:
-        """A store for features of a prefix with this fingerprint."""
+    def store(self, fingerprint: Callable[[], str]) -> MemoryStore:
+        """A store for the features of the prefix with this fingerprint."""
         limit = None if self.limit is None else bytes_of("cache_limit", self.limit)
         if self.cache == "memory":
-            return MemoryStore(free_memory() // 2 if limit is None else limit)
-        folder = default_folder() if self.cache == "disk" else Path(self.cache)
+            return MemoryStore(_free_memory() // 2 if limit is None else limit)
+        folder = _default_folder() if self.cache == "disk" else Path(self.cache)
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         return DiskStore(folder / fingerprint(), free // 2 if limit is None else limit)
@@ -61,7 +67,8 @@ class CacheStatistics:
         misses: samples whose features were computed.
         rows: samples kept now.
         nbytes: bytes of features kept now.
-        boundary: what is kept, such as ``("encoder.layers.2",)``; empty while the cache is off.
+        boundary: the layers whose outputs are kept, such as ``("encoder.layers.2",)``; empty
+            while the cache is off.
         off: why it is off; empty while it is on.
     """
 
@@ -76,3 +83,41 @@ class CacheStatistics:
     def hit_rate(self) -> float:
         """Hits / all look-ups; 0 before the first."""
         return self.hits / max(self.hits + self.misses, 1)
+
+
+def bytes_of(argument: str, size: int | str) -> int:
+    """Bytes, from a number or a text such as ``"4 GB"`` (of 2**30 bytes each).
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+
+    >>> bytes_of("cache_limit", "1.5 KB")
+    1536
+    """
+    if isinstance(size, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", size.strip(), re.IGNORECASE)
+        number = float(match[1]) * _UNITS[match[2].upper()] if match else 0
+    elif isinstance(size, int) and not isinstance(size, bool):
+        number = size
+    else:
+        raise TypeError(f'{argument}={size!r} must be bytes, or text such as "4 GB"')
+    if number < 1:
+        raise ValueError(f'{argument}={size!r} must be bytes, or text such as "500 MB" or "4 GB"')
+    return int(number)
+
+
+def _free_memory() -> int:
+    """Bytes of memory that are free to use, as far as the system reports."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30  # not Linux; a guess on the safe side
+
+
+def _default_folder() -> Path:
+    """Where ``cache="disk"`` keeps its files."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "paddle-freeze-callback" / "features"

@@ -1,7 +1,7 @@
 """What a forward may move besides its output, so that a trial leaves no trace.
 
-Buffers, statistics, plain attributes of layers, and the random generators of Paddle, NumPy and
-Python.
+That is buffers, statistics, plain attributes of layers, and the random generators of Paddle, NumPy
+and Python.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ class ForwardState:
             for tensor in moving_state(layer).values()
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
-        self._attributes: list[tuple[nn.Layer, dict[str, tuple[Any, Any]]]] = [
-            (layer, _shallow(layer.__dict__)) for layer in every.values()
+        self._attributes = [
+            (layer, {name: (value, _copied(value)) for name, value in layer.__dict__.items()})
+            for layer in every.values()
         ]
+        self._buffers = {one: _buffers(layer) for one, layer in every.items()}
         self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
         self._plain = self._plain_of(network)
         self._network = network
@@ -53,9 +55,9 @@ class ForwardState:
         }
 
     def moved(self) -> list[str]:
-        """Names of plain attributes that are not what they were: counters, lists, generators.
+        """Names of plain attributes that have changed: counters, lists, generators.
 
-        A tensor right in an attribute is not among them; see :meth:`assigned`.
+        Tensors in attributes are reported by :meth:`assigned`.
         """
         now = ForwardState._plain_of(self._network)
         return [
@@ -86,16 +88,10 @@ class ForwardState:
         random.setstate(self._random[2])
 
     def unsteady(self) -> list[paddle.Tensor]:
-        """Tensors that layers have changed since, or put another in the place of."""
-        replaced = set(self.assigned())
-        old = [
-            value
-            for layer, attributes in self._attributes
-            for name, value in attributes["_buffers"][1].items()
-            if (id(layer), name) in replaced
-        ]
+        """Tensors that layers have changed, or replaced by others, since."""
+        old = [self._buffers[owner].get(name) for owner, name in self.assigned()]
         moved = [tensor for tensor, value in self._tensors if not _equal(tensor, value)]
-        return [*moved, *(t for t in old if isinstance(t, paddle.Tensor) and t._is_initialized())]
+        return [*moved, *(t for t in old if t is not None and t._is_initialized())]
 
     def assigned(self) -> dict[tuple[int, str], paddle.Tensor]:
         """Tensors that layers have put into attributes since, by identity and name.
@@ -104,8 +100,8 @@ class ForwardState:
         """
         changed = {}
         for layer, before in self._attributes:
-            held = {**layer.__dict__, **layer._buffers}
-            had = {**{name: value for name, (value, _) in before.items()}, **before["_buffers"][1]}
+            held = {**layer.__dict__, **_buffers(layer)}
+            had = {name: value for name, (value, _) in before.items()} | self._buffers[id(layer)]
             for name, value in held.items():
                 if isinstance(value, paddle.Tensor) and had.get(name) is not value:
                     changed[id(layer), name] = value
@@ -127,7 +123,7 @@ class WeightState:
         ]
 
     def moved(self) -> list[str]:
-        """Names of weights that are not what they were, or have another gradient."""
+        """Names of weights that have changed, or whose gradient has."""
         return [
             name
             for name, tensor, value, grad in self._weights
@@ -150,6 +146,11 @@ class WeightState:
                     tensor.grad.set_value(grad)
 
 
+def _buffers(layer: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The buffers of this layer itself, one that has two names under both."""
+    return dict(layer.named_buffers(include_sublayers=False, remove_duplicate=False))
+
+
 def _grad_of(tensor: paddle.Tensor) -> paddle.Tensor | None:
     return None if tensor.grad is None else tensor.grad.clone()
 
@@ -160,12 +161,8 @@ def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
     return np.array_equal(ours, theirs)
 
 
-def _shallow(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and a copy of its content if that can change in place."""
-    return {name: (value, _copied(value)) for name, value in attributes.items()}
-
-
 def _copied(value: Any) -> Any:
+    """A copy of a list or a dictionary, whose content can change in place; else ``None``."""
     if not isinstance(value, (dict, list)):
         return None
     try:
@@ -174,12 +171,12 @@ def _copied(value: Any) -> Any:
         return None
 
 
-# What Paddle and we keep in every layer; not state of the user's.
+# What Paddle and we keep in every layer; it is no state of the user's.
 _OF_EVERY_LAYER = frozenset(["forward", "_casted_by_pure_fp16", *vars(nn.Layer())])
 
 
 def told(value: Any, depth: int = 5) -> Any:
-    """A plain value as something to compare with later, when it may have changed in place.
+    """A plain value as something that shows later whether the value has changed in place.
 
     >>> numbers = [1, 2]
     >>> before = told({"a": numbers})

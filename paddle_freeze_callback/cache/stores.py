@@ -1,66 +1,26 @@
 """Where the features of samples are kept: in memory, or in files that outlive the process.
 
 A store maps the key of a sample, 16 bytes, to a row: one array for each tensor at the boundary.
-Both kinds stop filling at their limit: under shuffling every sample is as likely to come next as
-any other, so throwing one out for another gains nothing, and with an order that repeats, the
-least recently used is exactly the one that comes next.
+Both kinds stop filling at their limit. Under shuffling every sample is as likely to come next as
+any other, so evicting one for another gains nothing; and in an order that repeats, the least
+recently used sample is exactly the one that comes next.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
+import time
 import uuid
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Row = tuple[np.ndarray[Any, Any], ...]
-
-
-_UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-
-
-def bytes_of(argument: str, size: int | str) -> int:
-    """Bytes, from a number or a text such as ``"4 GB"`` (of 2**30 bytes each).
-
-    Raises:
-        ValueError, TypeError: naming the argument.
-
-    >>> bytes_of("cache_limit", "1.5 KB")
-    1536
-    """
-    if isinstance(size, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", size.strip(), re.IGNORECASE)
-        number = float(match[1]) * _UNITS[match[2].upper()] if match else 0
-    elif isinstance(size, int) and not isinstance(size, bool):
-        number = size
-    else:
-        raise TypeError(f'{argument}={size!r} must be bytes, or text such as "4 GB"')
-    if number < 1:
-        raise ValueError(f'{argument}={size!r} must be bytes, or text such as "500 MB" or "4 GB"')
-    return int(number)
-
-
-def free_memory() -> int:
-    """Bytes of memory that are free to use, as far as the system tells."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30  # not Linux; a guess on the safe side
-
-
-def default_folder() -> Path:
-    """Where ``cache="disk"`` keeps its files."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "paddle-freeze-callback" / "features"
 
 
 class MemoryStore:
@@ -68,6 +28,10 @@ class MemoryStore:
 
     Args:
         limit: bytes of features at most.
+
+    Attributes:
+        nbytes: bytes of features in it.
+        full: whether a row was turned away.
 
     >>> store = MemoryStore(limit=100)
     >>> store.put([b"a", b"b"], (np.zeros([2, 3], "float32"),))
@@ -77,7 +41,7 @@ class MemoryStore:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        # Whole batches are kept as they came, and a sample is a row of one.
+        # Batches are kept whole, as they came: the batch of each sample, and its row there.
         self._rows: dict[bytes, tuple[Row, int]] = {}
         self.nbytes = 0
         self.full = False
@@ -85,18 +49,18 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
     def get(self, keys: Sequence[bytes]) -> list[Row | None]:
         """The row of each key, or ``None``."""
-        found: list[Row | None] = []
-        for key in keys:
-            place = self._rows.get(key)
-            found.append(None if place is None else tuple(one[place[1]] for one in place[0]))
-        return found
+        places = (self._rows.get(key) for key in keys)
+        return [None if place is None else _row(*place) for place in places]
 
     def put(self, keys: Sequence[bytes], batch: Row) -> None:
         """Keep the rows of a batch, as far as the limit allows; each array has one per key."""
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
-        new = sorted(index for key, index in first.items() if key not in self._rows)
+        new = sorted(index for key, index in first.items() if key not in self)
         each = sum(array.nbytes for array in batch) // max(len(keys), 1)
         room = len(new) if not each else max((self._limit - self.nbytes) // each, 0)
         if len(new) > room:
@@ -104,183 +68,173 @@ class MemoryStore:
         if not new:
             return
         block = batch if len(new) == len(keys) else tuple(array[new] for array in batch)
-        for row, index in enumerate(new):
-            self._rows[keys[index]] = (block, row)
+        self._rows.update((keys[index], (block, row)) for row, index in enumerate(new))
         self.nbytes += each * len(new)
 
+    def flush(self) -> None:
+        """Do nothing: these rows end with the process."""
 
-_INDEX = np.dtype([("key", "V16"), ("digest", "V8")])
 
-
+# A process that is killed loses at most so much.
 _SEGMENT_BYTES = 64 * 2**20
+_SEGMENT_ROWS = 1024
+
+# NumPy's dtypes, and so the columns of a file, end at 2 GB.
+_LARGEST = 2**30
+
+# The number is that of the format. Other files in a folder are never read.
+_SUFFIX = ".rows2.npy"
 
 
-_FORMAT = 1
-
-
-class DiskStore:
+class DiskStore(MemoryStore):
     """Rows in a folder that several processes, and later runs, may share.
 
-    Each process appends to segments of its own: a JSON file that describes them, an array with
-    keys and checksums, and one array per tensor, all memory-mapped ``.npy``. A row counts only
-    if its checksum fits, so what a crash cut short, or anything altered, is recorded anew.
+    New rows wait in memory until they fill a segment: one ``.npy`` file of keys, checksums and
+    features, which appears whole and never changes. Rows that still wait are written by
+    :meth:`flush`, when the store is dropped, and when the interpreter ends. A row counts only if
+    its checksum fits, so a damaged one is recorded anew.
 
     Args:
-        folder: for these frozen weights only.
-        limit: bytes of features at most, those of others included.
+        folder: a folder for the features of one frozen prefix.
+        limit: bytes of features at most, those that it finds in the folder included.
+
+    Attributes:
+        damaged: how many rows and files did not fit their checksum or format.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
+        super().__init__(limit)
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._limit = limit
-        # A row that was damaged, and recorded anew, has several places.
-        self._rows: dict[bytes, list[tuple[_Segment, int]]] = {}
-        self._writing: dict[Any, _Segment] = {}
-        self._count = 0
-        self.nbytes = 0
-        self.full = False
+        self._written: dict[bytes, tuple[_Segment, int]] = {}
         self.damaged = 0
-        for file in sorted(self._folder.glob("*.json")):
-            segment = _Segment.open(file)
-            if segment is None:
-                self.damaged += 1
-                continue
-            for row, key in segment.written():
-                self._rows.setdefault(key, []).append((segment, row))
-                self.nbytes += segment.nbytes // max(segment.capacity, 1)
-        self._count = len(self._rows)
+        # The oldest first: of a row that was damaged and recorded anew, the newest counts.
+        for file in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            self.nbytes += self._read_in(file)
+        weakref.finalize(self, _write, self._folder, self._rows)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._rows) + len(self._written)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows or key in self._written
 
     def get(self, keys: Sequence[bytes]) -> list[Row | None]:
         """The row of each key, or ``None``; one whose checksum does not fit is forgotten."""
-        found: list[Row | None] = []
-        for key in keys:
-            row, places = None, self._rows.get(key, [])
-            while places and row is None:
-                segment, number = places[-1]
-                row = segment.read(key, number)
-                if row is None:
-                    self.damaged += 1
-                    places.pop()
-                    self._count -= not places
-            found.append(row)
-        return found
+        return [row or self._checked(key) for key, row in zip(keys, super().get(keys))]
 
     def put(self, keys: Sequence[bytes], batch: Row) -> None:
         """Keep the rows of a batch, as far as the limit allows; each array has one per key."""
-        form = tuple((array.shape[1:], array.dtype.str) for array in batch)
-        each = sum(array.nbytes for array in batch) // max(len(keys), 1)
-        for index, key in enumerate(keys):
-            if self._rows.get(key):
-                continue
-            segment = self._writing.get(form)
-            if segment is None or segment.used == segment.capacity:
-                capacity = int(min(max(_SEGMENT_BYTES // max(each, 1), 1), 1024))
-                capacity = min(capacity, (self._limit - self.nbytes) // max(each, 1))
-                try:
-                    segment = _Segment.create(self._folder, form, capacity) if capacity else None
-                except OSError:  # the disk is full, or nothing more may be opened
-                    segment = None
-                if segment is None:
-                    self.full = True
-                    return
-                self._writing[form] = segment
-            if self.nbytes + each > self._limit:
-                self.full = True
-                return
-            self.nbytes += each
-            row = segment.append(key, tuple(array[index] for array in batch))
-            self._rows.setdefault(key, []).append((segment, row))
-            self._count += 1
+        if self.full:
+            return
+        super().put(keys, batch)
+        waiting = len(self._rows)
+        nbytes = waiting * sum(array.nbytes for array in batch) // max(len(keys), 1)
+        if self.full or waiting >= _SEGMENT_ROWS or nbytes >= _SEGMENT_BYTES:
+            self.flush()
 
+    def flush(self) -> None:
+        """Write the rows that wait; if that fails they stay in memory, and the store is full."""
+        for file in _write(self._folder, self._rows):
+            self._read_in(file)
+        self.full = self.full or bool(self._rows)
 
-class _Segment:
-    """A file of rows of one form, with an index."""
+    def _read_in(self, file: Path) -> int:
+        """Add the rows of a segment; returns the bytes of their features."""
+        segment = _segment(file)
+        if segment is None:
+            self.damaged += 1
+            return 0
+        self._written.update((key, (segment, row)) for row, key in enumerate(segment.keys.tolist()))
+        return sum(column.nbytes for column in segment.features)
 
-    def __init__(self, index: Any, arrays: tuple[Any, ...], used: int) -> None:
-        self._index = index
-        self._arrays = arrays
-        self.used = used
-        self.capacity = len(index)
-        self.nbytes = sum(array.nbytes for array in arrays)
-
-    @classmethod
-    def create(cls, folder: Path, form: Any, capacity: int) -> _Segment:
-        stem = folder / uuid.uuid4().hex
-        index = _new_array(f"{stem}.index.npy", _INDEX, (capacity,))
-        arrays = tuple(
-            _new_array(f"{stem}.{i}.npy", np.dtype(dtype), (capacity, *shape))
-            for i, (shape, dtype) in enumerate(form)
-        )
-        # Last, so that whoever sees it finds the arrays in place.
-        rows = [[list(shape), dtype] for shape, dtype in form]
-        partial = Path(f"{stem}.partial")
-        partial.write_text(json.dumps({"format": _FORMAT, "rows": rows}))
-        os.replace(partial, f"{stem}.json")
-        return cls(index, arrays, 0)
-
-    @classmethod
-    def open(cls, file: Path) -> _Segment | None:
-        """The segment that a file describes; ``None`` if it is damaged."""
-        stem = str(file)[: -len(".json")]
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["format"] != _FORMAT:
-                return None
-            index = np.load(f"{stem}.index.npy", mmap_mode="r", allow_pickle=False)
-            if index.dtype != _INDEX or index.ndim != 1:
-                return None
-            arrays = []
-            for i, (shape, dtype) in enumerate(content["rows"]):
-                array = np.load(f"{stem}.{i}.npy", mmap_mode="r", allow_pickle=False)
-                if array.shape != (len(index), *shape) or array.dtype.str != dtype:
-                    return None
-                arrays.append(array)
-        except Exception:  # whatever a damaged file makes json, zipfile and NumPy raise
+    def _checked(self, key: bytes) -> Row | None:
+        if key not in self._written:
             return None
-        return cls(index, tuple(arrays), len(index))
-
-    def written(self) -> list[tuple[int, bytes]]:
-        """Rows that were written, with their keys."""
-        rows = np.flatnonzero(self._index["digest"] != np.zeros(1, "V8"))
-        return [(int(row), self._index["key"][row].tobytes()) for row in rows]
-
-    def append(self, key: bytes, row: Row) -> int:
-        place = self.used
-        for array, value in zip(self._arrays, row):
-            array[place] = value
-        self._index[place] = (key, _digest(key, row))
-        self.used += 1
-        return place
-
-    def read(self, key: bytes, place: int) -> Row | None:
-        row = tuple(np.array(array[place]) for array in self._arrays)
-        return row if self._index["digest"][place].tobytes() == _digest(key, row) else None
+        segment, place = self._written[key]
+        row = tuple(np.array(one) for one in _row(segment.features, place))
+        if segment.digests[place].tobytes() == _digest(key, row):
+            return row
+        del self._written[key]
+        self.damaged += 1
+        return None
 
 
-def _new_array(file: str, dtype: Any, shape: tuple[int, ...]) -> Any:
-    """A memory-mapped array of zeros, whose space on the disk is taken at once.
+_open_memmap: Any = np.lib.format.open_memmap
 
-    Otherwise a disk that fills up later would kill the process (SIGBUS) when a row is written.
+
+class _Segment(NamedTuple):
+    """The columns of a file; opening one reads its keys, and none of its features."""
+
+    keys: np.ndarray[Any, Any]
+    digests: np.ndarray[Any, Any]
+    features: Row
+
+
+def _segment(file: Path) -> _Segment | None:
+    """The rows in a file, mapped into memory; ``None`` if it is damaged."""
+    try:
+        content = _open_memmap(file, mode="r", max_header_size=2**20)
+        keys, digests, *features = (np.asarray(content[name]) for name in content.dtype.names)
+    except Exception:  # whatever a damaged file makes NumPy raise
+        return None
+    kinds = (keys.dtype.str, digests.dtype.str)
+    sides = {column.shape[:1] for column in (keys, digests, *features)}
+    if kinds != ("|V16", "|V8") or sides != {keys.shape}:
+        return None
+    return _Segment(keys, digests, tuple(features))
+
+
+def _write(folder: Path, rows: dict[bytes, tuple[Row, int]]) -> list[Path]:
+    """Write segments, at least one for each form of row; what is written leaves ``rows``.
+
+    Not a method, because it must also run after the store is gone.
     """
-    open_memmap: Any = np.lib.format.open_memmap
-    array = open_memmap(file, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(file, "r+b") as stream:
+    forms: dict[Any, list[tuple[bytes, Row]]] = {}
+    for key, place in rows.items():
+        row = _row(*place)
+        forms.setdefault(tuple((one.dtype.str, one.shape) for one in row), []).append((key, row))
+    files = []
+    for group in forms.values():
+        each = sum(array.nbytes for array in group[0][1])
+        most = max(_LARGEST // max(each, 1), 1)
+        for part in (group[at : at + most] for at in range(0, len(group), most)):
+            file = folder / f"{time.time_ns():020}-{uuid.uuid4().hex}{_SUFFIX}"
+            partial = file.with_suffix(".partial")
             try:
-                os.posix_fallocate(stream.fileno(), 0, max(os.fstat(stream.fileno()).st_size, 1))
-            except OSError:
-                del array
-                os.unlink(file)
-                raise
-    return array
+                with partial.open("xb") as stream:
+                    np.save(stream, _content(part), allow_pickle=False)
+                os.replace(partial, file)
+            except (OSError, ValueError):  # the disk is full, or one row is too long for a dtype
+                continue
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+            files.append(file)
+            for key, _ in part:
+                del rows[key]
+    return files
+
+
+def _content(rows: Sequence[tuple[bytes, Row]]) -> np.ndarray[Any, Any]:
+    """Rows of one form as one structured value: a column of keys, of checksums, of each array."""
+    n = len(rows)
+    columns = [(str(i), one.dtype.str, (n, *one.shape)) for i, one in enumerate(rows[0][1])]
+    content = np.zeros((), [("key", "V16", (n,)), ("digest", "V8", (n,)), *columns])
+    content["key"] = np.frombuffer(b"".join(key for key, _ in rows), "V16")
+    content["digest"] = np.frombuffer(b"".join(_digest(*one) for one in rows), "V8")
+    for i, (name, _, _) in enumerate(columns):
+        np.stack([row[i] for _, row in rows], out=content[name])
+    return content
+
+
+def _row(batch: Row, index: int) -> Row:
+    return tuple(array[index] for array in batch)
 
 
 def _digest(key: bytes, row: Row) -> bytes:
-    sum_ = hashlib.blake2b(key, digest_size=8)
+    total = hashlib.blake2b(key, digest_size=8)
     for value in row:
-        sum_.update(np.ascontiguousarray(value).tobytes())
-    return sum_.digest()
+        total.update(repr((value.dtype.str, value.shape)).encode())
+        total.update(np.ascontiguousarray(value).tobytes())
+    return total.digest()

@@ -1,16 +1,16 @@
-"""Where a frozen prefix ends, found by trying a batch out, and proven.
+"""Where a frozen prefix ends, found and proven by trying out one batch.
 
 Nothing is assumed about the network:
 
-* Closed layers are the outermost layers without open weights. A call of one belongs to the
-  prefix if its output needs no gradient.
-* What must be kept is found by filling the outputs of prefix calls with NaN and with large
-  numbers: whatever the rest of the network does not look at leaves its output, and what it keeps in
-  attributes, bit for bit the same.
-* The prefix must depend on the sample alone. It is computed again for a part of the batch in
-  another order and for single samples, with other random numbers, and with NaN and large numbers in
-  all open weights and in whatever a forward moves, and must come out the same; and no random number
-  may be drawn before its end.
+* Closed layers are the outermost layers without open weights. A call of one belongs to the prefix
+  if its output needs no gradient.
+* The outputs of prefix calls are filled with NaN and with large numbers. Those that the rest of the
+  network does not use leave its output, and the tensors in its attributes, bit for bit the same.
+  All others must be kept.
+* The prefix must depend on the sample alone. It is computed again for half of the batch in reverse
+  order and for single samples. Meanwhile the random generators have other seeds, and open weights
+  and moving buffers are NaN or large. The result must be the same, and no random number may be
+  drawn before its end.
 * A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
   generator of its own) is not tried out at all.
 """
@@ -35,69 +35,64 @@ from .watch import Call, ForwardWatch, Trace
 
 
 class Trial:
-    """A forward of the training loop's own, seen closely, and what can be learnt from it.
+    """The forward that the training loop asked for, and what can be learnt from it.
 
-    The loop gets the output of this very forward. Whatever is computed beside it is taken back
-    by :meth:`end`: buffers, attributes and random generators are then as the forward left them.
+    The loop gets the output of this very forward. After ``with trial:`` buffers, attributes and
+    random generators are as that forward left them, whatever was tried out.
 
     Args:
-        watch: stands before the network's forward functions.
+        watch: the functions before the network's forward functions.
         network: the network.
-        original: its own forward.
-        args: what that is called with.
-        kwargs: the same, by name.
-        size: how many samples that is.
+        call: the network's own forward, its arguments, and those by name.
+        size: how many samples these hold.
     """
 
     def __init__(
-        self,
-        watch: ForwardWatch,
-        network: nn.Layer,
-        original: Callable[..., Any],
-        args: Any,
-        kwargs: Any,
+        self, watch: ForwardWatch, network: nn.Layer, call: tuple[Callable[..., Any], Any, Any],
         size: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._watch = watch
         self._network = network
-        self._original = original
+        self._original = call[0]
         self._size = size
-        self._given = replaced((args, kwargs), lambda _, tensor: tensor.clone().detach())
+        self._given = replaced(call[1:], lambda _, tensor: tensor.clone().detach())
         self._before = ForwardState(network)
         self._weights = WeightState(network)
-        self.result, self.trace = watch.traced(original, args, kwargs, Trace(random=random_state()))
+        self.result, self.trace = watch.traced(*call, Trace(random=random_state()))
         self._expected = (list(leaves(self.result)), self._before.assigned())
         self._side_effects = [*self._weights.moved(), *self._before.moved()]
-        self._input_kept = _same_bits((args, kwargs), self._given)
+        self._input_kept = _same_bits(call[1:], self._given)
         self._unsteady = self._before.unsteady()
         self._after = ForwardState(network)
         self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
 
-    def end(self) -> None:
-        """Leave everything as the forward left it."""
-        if not self._side_effects:  # else nothing was tried
-            self._weights.restore()
-            self._after.restore()
+    def __enter__(self) -> Trial:
+        return self
 
-    def undo(self) -> None:
-        """Leave everything as it was before the forward, which is given up."""
-        self._weights.restore()
-        self._before.restore()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        interrupted = error is not None and not isinstance(error, Exception)
+        if interrupted or not self._side_effects:  # else nothing was tried
+            self._weights.restore()
+            (self._before if interrupted else self._after).restore()  # the step never happened
+        if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
+            # The network's own code got what it does not expect.
+            what = f"{type(error).__name__}: {str(error)[:200]}"
+            raise CannotCacheError(f"it could not be tried out: {what}") from error
 
     def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
-        """Find what the rest of the network looks at, or prove that it is what is known.
+        """Find the outputs that the rest of the network uses, or prove that they are known.
 
         Args:
             opened: identities of the open weights.
-            known: what a training step has shown; ``None`` if this is the first one.
+            known: the boundary that a training step has shown; ``None`` if this is the first one.
 
         Raises:
-            CannotCacheError: saying why nothing can be kept.
+            CannotCacheError: with the reason why nothing can be kept.
         """
         if self.trace.recomputed:
             raise CannotCacheError(RECOMPUTED)
-        # What else a forward moves could not be put back after a trial, or would stand still
-        # while its layer is skipped.
+        # Other side effects could not be undone after a trial, or would be missing while their
+        # layer is skipped.
         if self._side_effects:
             raise CannotCacheError(f"its forward changes {self._side_effects[0]}")
         if not self._input_kept:
@@ -124,7 +119,7 @@ class Trial:
 
     def _prefix(self, known: Boundary | None) -> list[Call]:
         """The calls of frozen layers before anything open, up to the last that may be kept."""
-        if not self._network.training:  # only a training step tells which these are
+        if not self._network.training:  # only a training step shows which these are
             assert known is not None
             return [call for call in known.prefix if self.trace.output(call) is not None]
         prefix = [call for call, _, is_prefix in self.trace.calls if is_prefix]
@@ -140,7 +135,7 @@ class Trial:
         return plain or bool(list(layer.parameters()))
 
     def _refuse(self, real: Mapping[Call, Any]) -> None:
-        """Calls that do more than to give tensors that follow from their input."""
+        """Refuse calls that do more than compute tensors from their input."""
         assigned = self._expected[1]
         for call, output in real.items():
             path, layer = self._watch.closed[call[0]]
@@ -162,13 +157,13 @@ class Trial:
     def _needed(
         self, real: Mapping[Call, Any], every: Mapping[Call, frozenset[int]]
     ) -> dict[Call, tuple[int, ...]]:
-        """The tensors of prefix calls that the rest of the network looks at."""
+        """The tensors of prefix calls that the rest of the network uses."""
         last = list(real)[-1]
         candidates = {last: every[last]}
         if not self._same(real, {**every, last: frozenset()}):
             if not self._same(real, {}):
                 raise CannotCacheError("the network's forward does not repeat itself")
-            # Something looks at an inner tensor: keep whatever is looked at.
+            # An inner tensor is used: keep every one that is.
             candidates = {
                 call: holes
                 for call, holes in every.items()
@@ -181,16 +176,13 @@ class Trial:
         return {call: places for call, places in found.items() if places}
 
     def _fresh(self) -> tuple[Any, Any]:
-        """What the forward was called with, in the state that it was called in."""
+        """The arguments of the forward; the network's state becomes that before the call."""
         self._before.restore()
         args, kwargs = replaced(self._given, lambda _, tensor: tensor.clone())
         return args, kwargs
 
     def _same(
-        self,
-        real: Mapping[Call, Any],
-        holes: Mapping[Call, frozenset[int]],
-        fill: float = math.nan,
+        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float = math.nan
     ) -> bool:
         """Whether the network does the same with these tensors filled."""
         shown = {call: places for call, places in holes.items() if places}
@@ -214,12 +206,12 @@ class Trial:
         return same
 
     def _prove_alone(self, boundary: Boundary, opened: frozenset[int]) -> None:
-        """Features must follow from the sample alone, and from nothing that is open."""
+        """Prove that features depend on the sample alone, and on nothing that is open."""
         watch, half = self._watch, max(self._size // 2, 1)
         expected = boundary.features(self.trace, self._size, watch.name)
         backwards = list(range(half, self._size))[::-1]
-        # One sample is enough after that, and shows what is cut to the longest of a batch.
-        # NaN is not greater and not less than anything, so open weights are made large, too.
+        # One sample is enough after that; it also shows layers that cut to the longest of a batch.
+        # Comparisons with NaN are always false, so open weights are made large, too.
         for seed, chosen, fill in (
             (1, backwards, math.nan),
             (2, backwards[:1], 1e4),
@@ -242,7 +234,7 @@ class Trial:
 
     @contextmanager
     def _filled_weights(self, opened: frozenset[int], value: float) -> Iterator[None]:
-        """All open weights, and buffers that a forward moves, full of this value, for a while."""
+        """Fill all open weights, and buffers that a forward moves, with a value for a while."""
         there = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
         there += self._unsteady
         try:
@@ -258,30 +250,22 @@ class Trial:
 
 
 def _rows(chosen: list[int], _: int, tensor: paddle.Tensor) -> paddle.Tensor:
-    """Some rows of a tensor, in the order that ``replaced`` gives its arguments in."""
+    """Some rows of a tensor; ``replaced`` calls it with the last two arguments."""
     # By way of NumPy: for some dtypes Paddle has no such kernel.
     rows = paddle.to_tensor(tensor.numpy()[chosen])
     return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
 
 
 def _same_bits(one: Any, other: Any) -> bool:
-    ours, theirs = list(leaves(one)), list(leaves(other))
-    if len(ours) != len(theirs):
-        return False
-    for a, b in zip(ours, theirs):
-        if isinstance(a, paddle.Tensor) != isinstance(b, paddle.Tensor):
-            return False
-        if isinstance(a, paddle.Tensor):
-            if a.shape != b.shape or a.numpy().tobytes() != b.numpy().tobytes():
-                return False
-        elif isinstance(a, np.ndarray):
-            if not isinstance(b, np.ndarray) or a.tobytes() != b.tobytes():
-                return False
-        elif isinstance(a, (bool, int, float, str)):
-            if repr(a) != repr(b):
-                return False
-        elif type(a) is not type(b):
-            return False
-        else:
-            raise CannotCacheError(f"the network gives a {type(a).__name__} beside its tensors")
-    return True
+    ours, theirs = (list(leaves(side)) for side in (one, other))
+    return len(ours) == len(theirs) and all(_bits(a) == _bits(b) for a, b in zip(ours, theirs))
+
+
+def _bits(leaf: Any) -> Any:
+    if isinstance(leaf, paddle.Tensor):
+        return (tuple(leaf.shape), leaf.numpy().tobytes())
+    if isinstance(leaf, np.ndarray):
+        return leaf.tobytes()
+    if isinstance(leaf, (bool, int, float, str)):
+        return repr(leaf)
+    raise CannotCacheError(f"the network gives a {type(leaf).__name__} beside its tensors")

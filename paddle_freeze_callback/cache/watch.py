@@ -1,13 +1,14 @@
 """Seeing, and replacing, the calls of frozen layers within a network's forward.
 
-:class:`ForwardWatch` puts functions of ours before the forward of a network and of its closed
-layers (the outermost ones without open weights). A forward can then be *traced* (the outputs of all
-these calls are noted) or *planned* (chosen calls hand on what they are told to, and compute
-nothing).
+:class:`ForwardWatch` puts functions of ours in front of the forward of a network and of its closed
+layers, the outermost layers without open weights. A forward can then be *traced*: the outputs of
+all these calls are noted. Or it is *planned*: chosen calls return planned outputs and compute
+nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import weakref
@@ -37,38 +38,29 @@ class Shape:
 
 @dataclass
 class Trace:
-    """The calls of closed layers in one forward, in order.
+    """The calls of closed layers in one forward: what to note, and then what was seen."""
 
-    Attributes:
-        whole: the calls whose outputs are wanted; of the others only shapes are noted, so that
-            their memory is freed as it would be without us. ``None`` for all.
-        until: the forward is given up when all of these calls are done; ``None`` to go to its end.
-        random: the state of the random generators when it began, if draws are to be noted.
-        grad: whether it was made for a backward pass.
-        calls: for each call its output, and whether that needs no gradient.
-        recomputed: whether the layers turned out to be recomputed in the backward pass.
-        drawn: the calls before whose end a random number had been drawn.
-    """
-
+    # The calls whose outputs are noted. Of the others only shapes are, so that their memory is
+    # freed as it would be without us. None for all.
     whole: frozenset[Call] | None = None
-    until: frozenset[Call] | None = None
-    random: Any = None
-    grad: bool = False
-    calls: list[tuple[Call, Any, bool]] = field(default_factory=list)
-    recomputed: bool = False
-    drawn: set[Call] = field(default_factory=set)
+    until: frozenset[Call] | None = None  # the forward stops when all of these calls are done
+    random: Any = None  # the state of the random generators at its start, if draws are noted
+    grad: bool = False  # whether it was made for a backward pass
+    calls: list[tuple[Call, Any, bool]] = field(default_factory=list)  # output; needs no gradient
+    recomputed: bool = False  # whether the layers were recomputed in the backward pass
+    drawn: set[Call] = field(default_factory=set)  # calls that ended after a random draw
 
     def output(self, call: Call) -> Any:
-        """What a call gave; ``None`` if it was not made."""
+        """The output of a call; ``None`` if it was not made."""
         return next((out for one, out, _ in self.calls if one == call), None)
 
 
 class _Enough(BaseException):
-    """All that was wanted of a forward is known. No error: no code of the network may catch it."""
+    """Stops a forward. It is no Exception, so that no code of the network catches it."""
 
 
 class ForwardWatch:
-    """Stands before the forward of a network and of its closed layers.
+    """Functions in front of the forward of a network and of its closed layers.
 
     Args:
         network: the network.
@@ -97,16 +89,16 @@ class ForwardWatch:
 
     @property
     def alive(self) -> bool:
-        """Whether it stands before the forward functions now."""
+        """Whether its functions are in place."""
         return bool(self._patched)
 
     def begin(self, owner: Any, forward: Callable[..., Any]) -> None:
-        """Stand before the forward functions.
+        """Put the functions in place.
 
         Args:
-            owner: held weakly; without it the network runs as without us.
-            forward: called instead of the network's own, with the owner, the original function,
-                and what it was called with.
+            owner: held weakly; once it is gone the network runs as without us.
+            forward: called instead of the network's own forward, with the owner, the original
+                function, its arguments, and those by name.
 
         Raises:
             CannotCacheError: if one of them cannot be replaced, or has hooks of the user.
@@ -125,7 +117,7 @@ class ForwardWatch:
     def traced(
         self, original: Callable[..., Any], args: Any, kwargs: Any, trace: Trace | None = None
     ) -> tuple[Any, Trace]:
-        """A forward, and its trace; the output is ``None`` if it was given up before its end."""
+        """Run a forward; returns its output, or ``None`` if it was stopped, and the trace."""
         found = trace or Trace()
         found.grad = paddle.is_grad_enabled()
         with self._as("trace"):
@@ -138,16 +130,16 @@ class ForwardWatch:
     def planned(
         self, original: Callable[..., Any], args: Any, kwargs: Any, plan: dict[Call, Any]
     ) -> Any:
-        """A forward in which some calls hand on what is planned."""
+        """Run a forward in which some calls return the planned outputs."""
         for output in plan.values():
             for tensor in tensors(output):
-                tensor.stop_gradient = True  # a hook may have said otherwise last time
+                tensor.stop_gradient = True  # the network may have changed it last time
         with self._as("plan"):
             self._plan = plan
             return original(*args, **kwargs)
 
     def name(self, call: Call) -> str:
-        """How a call reads, such as ``"encoder.layers.2"``."""
+        """How a call is named, such as ``"encoder.layers.2"``."""
         path = self.closed[call[0]][0]
         return path if call[1] == 0 else f"{path} (call {call[1] + 1})"
 
@@ -176,7 +168,7 @@ class ForwardWatch:
         if trace.random is not None and trace.random != random_state():
             trace.drawn.add(call)
         prefix = all(tensor.stop_gradient for tensor in tensors(output))
-        # A copy of the structure: the network may change what it was handed.
+        # A copy of the structure: the network may change the one that it gets.
         if trace.whole is None:
             noted = restructured(output)
         elif call in trace.whole:  # as it is now: the network may change it in place
@@ -189,10 +181,10 @@ class ForwardWatch:
         return output
 
     def refuse_hooks(self) -> None:
-        """Hooks of the user would be handed placeholders, or not be called, or once too often.
+        """Refuse hooks of the user: they would get placeholders, or run too seldom or too often.
 
         Raises:
-            CannotCacheError: if there is one.
+            CannotCacheError: naming a layer that has one.
         """
         count = sum(
             len(layer._forward_pre_hooks) + len(layer._forward_post_hooks) for layer in self._layers
@@ -221,7 +213,7 @@ def _call_of(index: int) -> Callable[..., Any]:
 
 
 def _closed_layers(network: nn.Layer, opened: frozenset[int]) -> list[tuple[str, nn.Layer]]:
-    """The outermost layers below the network that have no open weights, each once."""
+    """The outermost layers of the network that have no open weights, each once."""
     found: dict[int, tuple[str, nn.Layer]] = {}
 
     def visit(path: str, layer: nn.Layer) -> None:
@@ -239,7 +231,7 @@ def _closed_layers(network: nn.Layer, opened: frozenset[int]) -> list[tuple[str,
 
 
 class _Patch:
-    """Puts a function of ours before the forward of one layer."""
+    """A function of ours in front of the forward of one layer."""
 
     def __init__(self, layer: nn.Layer, owner: Any, around: Callable[..., Any]) -> None:
         self.layer = layer
@@ -252,25 +244,18 @@ class _Patch:
         # Weak: a copy of the network has this function, too, and must not keep ours alive.
         mine, its = weakref.ref(layer), weakref.ref(owner)
         function = getattr(original, "__func__", original)
+        method = isinstance(original, types.MethodType)
 
-        def forward(self: nn.Layer, *args: Any, **kwargs: Any) -> Any:
-            alive = its()
-            if self is not mine() or alive is None:  # a copy of the network: it has no cache
-                return function(self, *args, **kwargs)
-            return around(alive, types.MethodType(function, self), args, kwargs)
-
-        def plain(*args: Any, **kwargs: Any) -> Any:
-            alive = its()
-            return function(*args, **kwargs) if alive is None else around(
-                alive, function, args, kwargs
-            )  # fmt: skip
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            alive, first = its(), args[:method]
+            if alive is None or (first and first[0] is not mine()):  # a copy has no cache
+                return function(*args, **kwargs)
+            return around(alive, functools.partial(function, *first), args[method:], kwargs)
 
         # A method where there was one, with its signature: paddle.Model tells inputs from labels
         # by it, and PaddleNLP drops the columns of the data that it does not name.
-        method = isinstance(original, types.MethodType)
-        ours = forward if method else plain
-        ours.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-        self._ours = types.MethodType(ours, layer) if method else ours
+        forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        self._ours = types.MethodType(forward, layer) if method else forward
         # Not by assignment: PaddleNLP's models wrap what is assigned to forward.
         layer.__dict__["forward"] = self._ours
 

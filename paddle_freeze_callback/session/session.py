@@ -201,6 +201,8 @@ class Freezing:
             step: optimizer steps done, if they are more than at the last call.
         """
         self.settle(self._step if step is None else step)
+        if self._cache is not None:
+            self._cache.flush()
         if parallel.rank() != 0:
             return
         if self._best:

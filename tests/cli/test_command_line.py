@@ -503,7 +503,7 @@ def test_written_yaml_does_the_same_as_the_schedule(tmp_path, make, schedule, le
     assert changes(after) == changes(before)
     assert weights_over_time(network, again, after) == weights_over_time(network, schedule, before)
     for name in ("verify", "frozen_norm", "warmup"):
-        assert again._given.get(name) == schedule._given.get(name)
+        assert getattr(again, name) == getattr(schedule, name)
 
 
 def weights_over_time(network, schedule, table):

@@ -248,7 +248,7 @@ def test_a_recipe_by_name_does_what_its_constructor_does(options, expected, tmp_
     for made in (schedule, FreezeSchedule.from_file(file), eval(repr(schedule)),
                  pickle.loads(pickle.dumps(schedule)), copy.copy(schedule)):  # fmt: skip
         assert made._strategy == expected._strategy
-        assert made._stages == expected._stages
+        assert made.stages == expected.stages
         assert made._manners == expected._manners
 
 
