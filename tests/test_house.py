@@ -121,7 +121,7 @@ def test_a_planted_import_is_found(path, text, complaint):
 
 # ---------------------------------------------------------------- names of others
 
-# Private names of Paddle, and of Python. Where one is used, a comment says why no public way exists.
+# Private names of Paddle, and of Python. A comment beside each use says why no public way exists.
 # Adding one is a decision.
 OF_PADDLE: dict[str, set[str]] = {
     # optimizers: state that is loaded, created, freed
