@@ -101,7 +101,7 @@ def test_a_frozen_rnn_below_the_head_changes_nothing():
         ({"cache": True}, "cache=True must be"),
         ({"cache": ""}, "cache='' must be"),
         ({"cache": __file__}, "is a file, not a folder"),
-        ({"cache_limit": "4 GB"}, "cache_limit='4 GB' says nothing without cache="),
+        ({"cache_limit": "4 GB"}, "cache_limit='4 GB' has no effect without cache="),
         ({"cache": "memory", "cache_limit": "much"}, "cache_limit='much' must be bytes, or text"),
         ({"cache": "memory", "cache_limit": 0}, "cache_limit=0 must be bytes"),
         ({"cache": "memory", "cache_limit": 1.5}, "cache_limit=1.5 must be bytes"),
