@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..stages.declared import REST
 from ..stages.partition import (
-    REST,
     Stage,
     Stages,
     Survey,

@@ -28,7 +28,8 @@ from ..freezing.best_weights import BestWeights
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
-from ..stages.partition import REST, Stage, Stages, Survey, covering
+from ..stages.declared import REST
+from ..stages.partition import Stage, Stages, Survey, covering
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates

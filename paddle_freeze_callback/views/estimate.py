@@ -17,7 +17,8 @@ from ..cache.state import ForwardState, WeightState
 from ..freezing import optimizer as optimizers
 from ..freezing.freezer import Freezer
 from ..session.plan import Plan
-from ..stages.partition import REST, Stage, Stages, Survey
+from ..stages.declared import REST
+from ..stages.partition import Stage, Stages, Survey
 from ..stages.weights import Weight, layers
 from ..strategies.explicit import Explicit
 
