@@ -47,6 +47,11 @@ class Plan:
     learning_rates: LearningRates
     multipliers: Mapping[str, float]
 
+    @property
+    def in_order(self) -> bool:
+        """Whether the order of the stages decides anything."""
+        return self.strategy.ordered or self.learning_rates.lr_decay != 1
+
     def will_open(self, survey: Survey, run: Run) -> list[Weight]:
         """The weights that open at some time in a run."""
         ever_open = self.strategy.ever_open(run, self.schedulable)
