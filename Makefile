@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/session/test_resume.py tests/session/test_parallel.py
+COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
 
-.PHONY: demo test test-compat bench ablation fuzz kill lint docs readme-assets clean
+.PHONY: demo test test-compat zoo zoo-docs bench ablation fuzz kill lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -18,6 +18,16 @@ test: $(READY) lint
 test-compat: .venv-nlp3/.ready .venv-formers/.ready
 	.venv-nlp3/bin/python -m pytest $(COMPAT)
 	.venv-formers/bin/python -m pytest $(COMPAT)
+
+# What "auto" finds in every network of the zoo; zoo-docs writes the listings and docs/zoo*.md anew.
+zoo: $(READY)
+	$(BIN)/python tests/zoo/zoo.py
+
+zoo-docs: $(READY) .venv-nlp3/.ready .venv-formers/.ready
+	$(BIN)/python tests/zoo/zoo.py --write
+	.venv-nlp3/bin/python tests/zoo/zoo.py --write library
+	.venv-formers/bin/python tests/zoo/zoo.py --write library
+	$(BIN)/python tests/zoo/zoo.py --docs
 
 .venv-nlp3/.ready: setup.cfg pyproject.toml
 	test -x .venv-nlp3/bin/python || $(PYTHON) -m venv .venv-nlp3

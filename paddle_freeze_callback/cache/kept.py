@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import nn
 
-from ..stages.weights import layers, moving_state, weights
+from ..stages.weights import layers, moving_state, own_parameters, weights
 from .boundary import Boundary
 from .fingerprint import fingerprint
 from .keys import CannotCacheError
@@ -73,7 +73,7 @@ def _still(
         layer
         for _, layer in layers(network)
         if id(layer) not in closed
-        and not any(id(tensor) in opened for tensor in layer.parameters(include_sublayers=False))
+        and not any(id(tensor) in opened for tensor in own_parameters(layer).values())
     ]
     for layer in [*inside, *around]:
         found.update({id(tensor): tensor for tensor in moving_state(layer).values()})

@@ -11,14 +11,14 @@ import copy
 import pickle
 import random
 import types
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from ..stages.weights import layers, moving_state, weights
+from ..stages.weights import Weight, layers, moving_state, weights
 
 
 class ForwardState:
@@ -113,12 +113,13 @@ class WeightState:
 
     Args:
         network: the network; its weights are copied, so this takes as much memory as they do.
+        every: its weights, if they have been read already.
     """
 
-    def __init__(self, network: nn.Layer) -> None:
+    def __init__(self, network: nn.Layer, every: Sequence[Weight] | None = None) -> None:
         self._weights = [
             (w.name, w.tensor, w.tensor.clone().detach(), _grad_of(w.tensor))
-            for w in weights(network)
+            for w in (weights(network) if every is None else every)
             if w.tensor._is_initialized()
         ]
 

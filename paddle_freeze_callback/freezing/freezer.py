@@ -50,6 +50,7 @@ class Freezer:
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
     ) -> None:
+        self.network = survey.network
         self.weights = survey.weights
         self._members = {s.name: [survey.by_name[n] for n in s.parameters] for s in stages}
         self._openable = frozenset(openable)

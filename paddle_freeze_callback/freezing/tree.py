@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from paddle import nn
 
 from ..stages.partition import Survey
+from ..stages.weights import own_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +51,7 @@ def tree(survey: Survey) -> Node:
             grow(f"{path}.{name}" if path else name, child)
             for name, child in layer.named_children()
         )
-        parameters = layer.named_parameters(include_sublayers=False)
-        own = {id(tensor): name for name, tensor in parameters if id(tensor) in ids}
+        own = {id(one): name for name, one in own_parameters(layer).items() if id(one) in ids}
         return Node(path, layer, own, frozenset(own).union(*(c.inside for c in children)), children)
 
     return grow("", survey.network)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..stages.declared import REST
 from ..stages.partition import (
-    REST,
     Stage,
     Stages,
     Survey,
@@ -46,6 +46,11 @@ class Plan:
     openable: frozenset[str]
     learning_rates: LearningRates
     multipliers: Mapping[str, float]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the order of the stages decides anything."""
+        return self.strategy.ordered or self.learning_rates.lr_decay != 1
 
     def will_open(self, survey: Survey, run: Run) -> list[Weight]:
         """The weights that open at some time in a run."""

@@ -28,12 +28,14 @@ from ..freezing.best_weights import BestWeights
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
-from ..stages.partition import REST, Stage, Stages, Survey, covering
+from ..stages.declared import REST
+from ..stages.partition import Stage, Stages, Survey, covering
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 from ..words import listing
+from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
 from .preflight import doubts, refuse_misfits, refuse_optimizer
@@ -53,6 +55,7 @@ class Freezing:
     Attributes:
         history: the transitions so far; the first is what the run began with.
         metrics: the results of evaluations, by name: (optimizer steps done, value).
+        unreached: names of open weights that got no gradient in the first step after an opening.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class Freezing:
         self._open: tuple[str, ...] = ()
         self._sums: dict[str, str] = {}
         self._sample: GradientSample | None = None
+        self._first_step: FirstStep | None = None
+        self.unreached: tuple[str, ...] = ()
         self._timeline = Timeline(self._plan, run, decisions)
         if strategy.foreign:  # code of the user, which may differ from rank to rank
             self._timeline = replace(self._timeline, agreed=_agreed)
@@ -243,9 +248,11 @@ class Freezing:
 
     def close(self, *, verify: bool = True, step: int | None = None) -> None:
         """The run is over: verify if asked to, and put the network back as it was found."""
+        self._step = self._step if step is None else step
         strategy = self._plan.strategy
         try:
             if verify and self._freezer.holds:
+                self._finish_first_step()
                 if strategy.needs_evaluation and not self._timeline.decisions:
                     warnings.warn(
                         f"{strategy!r} never saw its metric in this run, so only time decided",
@@ -274,9 +281,10 @@ class Freezing:
         self._next = 0
 
     def _put_back(self, *, flags: bool = True) -> None:
-        if self._sample is not None:
-            self._sample.cancel()
-            self._sample = None
+        for watching in (self._sample, self._first_step):
+            if watching is not None:
+                watching.cancel()
+        self._sample = self._first_step = None
         if self._cache is not None:
             self._cache.close()
         self._multipliers.restore()
@@ -384,13 +392,14 @@ class Freezing:
             )
         self._numbers = None
         self._finish_sample()
+        self._finish_first_step()
         strategy = self._plan.strategy
         if strategy.needs_evaluation and self._seen and not self._timeline.decisions:
             raise ValueError(strategy.unknown_metric(self._seen))
         self._converge()
         coming = self._timeline.next_step(self._step)
         self._next = _NEVER if coming is None else coming
-        if self._set_rates():
+        if self._set_rates() or self._first_step is not None:
             self._next = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
             members = {name: self._freezer.members(name) for name in self._open}
@@ -427,6 +436,8 @@ class Freezing:
             self._cache.begin(self._freezer.opened())
         if self._verify:
             self._sums = self._freezer.checksums()
+        if transition.opened:
+            self._watch_first_step(ordered=first)
 
     def _set_rates(self) -> bool:
         """Set the learning rate of each stage; returns whether one is still ramping up."""
@@ -452,6 +463,25 @@ class Freezing:
         note = parallel.same_on_all_ranks(note)
         if note is not None:
             self._timeline = self._timeline.with_decision(self._step, note)
+
+    def _watch_first_step(self, *, ordered: bool) -> None:
+        """Watch the next step for what contradicts the stages."""
+        if self._first_step is not None:
+            self._first_step.cancel()
+        plan = self._plan
+        members = {name: self._freezer.members(name) for name in plan.schedulable}
+        ordered = ordered and plan.in_order
+        self._first_step = FirstStep(self._freezer.network, members, self._step, ordered=ordered)
+
+    def _finish_first_step(self) -> None:
+        first = self._first_step
+        if first is None or self._step <= first.began or not first.conclusive(self._step):
+            return
+        self._first_step = None
+        findings = first.finish(known=self.unreached)
+        self.unreached += findings.names
+        for line in findings.lines():
+            self._say(line)
 
     def _finish_sample(self) -> None:
         if self._sample is not None and self._step > self._sample.began:

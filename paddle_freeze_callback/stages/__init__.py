@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .partition import REST, Stage, Stages, Survey, partition
+from .declared import REST
+from .partition import Stage, Stages, Survey, partition
 from .selectors import Selector, select
 from .weights import Weight, trainable_ratio, weights
 

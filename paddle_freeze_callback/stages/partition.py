@@ -5,18 +5,7 @@ head first: the first is the head (the new task part), the last is the input sid
 stem). :func:`partition` makes them from what the user says: ``"auto"``, a number, or a list of
 selectors. Every weight ends up in exactly one stage.
 
-How ``"auto"`` reads a network:
-
-1. The head is what lies outside the backbone that the network names itself (PaddleNLP's
-   ``base_model_prefix``, or an attribute ``backbone``); otherwise it is the last child that has
-   parameters, looked for inside wrappers that hold nothing else.
-2. The blocks of the backbone are its outermost numbered children (``layers.0``, ``layers.1``,
-   ...; ``layer1``, ``layer2``, ...; the items of a ``Sequential``).
-3. What the network defines after the last block (pooler, final norm) goes with that block; what
-   lies between two blocks goes with the lower one; what precedes the first block, and
-   parameters that a container owns directly (class token, positions), is the last stage.
-4. A tied tensor belongs to the first stage, head first, that any of its names leads to: a
-   language-model head that shares the embedding's matrix is the head.
+How ``"auto"`` reads a network is in :mod:`paddle_freeze_callback.stages.automatic`.
 """
 
 from __future__ import annotations
@@ -30,15 +19,13 @@ from typing import Union
 from paddle import nn
 
 from ..words import EVERYTHING
-from .automatic import automatic_stages, read, unused_name
+from .automatic import automatic_stages, read
+from .declared import REST
+from .parts import unused
 from .selectors import Selector, describe, select
 from .weights import Weight, weights
 
 Stages = Union[str, int, Sequence[Selector]]
-
-
-#: The stage of weights that no selector names: they stay frozen throughout.
-REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -181,7 +168,7 @@ def partition_by(
     for key in sorted(cells, key=lambda key: key or (len(groups),)):
         narrowest = min(key, key=lambda index: len(members[index]), default=None)
         name = REST if narrowest is None else groups[narrowest][0]
-        parts[unused_name(name, parts)] = cells[key]
+        parts[unused(name, parts)] = cells[key]
     return _stages(survey.weights, parts)
 
 
@@ -272,12 +259,12 @@ def _chosen(survey: Survey, selectors: Sequence[Selector]) -> dict[str, list[Wei
         for weight in wanted:
             if id(weight.tensor) in owner:
                 raise ValueError(_claimed(weight, owner[id(weight.tensor)], name))
-        name = unused_name(name, parts)
+        name = unused(name, parts)
         parts[name] = list(wanted)
         owner.update((id(weight.tensor), name) for weight in wanted)
     rest = [weight for weight in survey.weights if id(weight.tensor) not in owner]
     if rest:
-        parts[unused_name(REST, parts)] = rest
+        parts[unused(REST, parts)] = rest
     return parts
 
 
@@ -303,7 +290,7 @@ def _merged(parts: Mapping[str, list[Weight]], number: int) -> dict[str, list[We
     merged: dict[str, list[Weight]] = {head: list(parts[head])}
     for first, end in _balanced(sizes, number):
         group = names[first:end]
-        merged[unused_name(_joint_name(group), merged)] = [w for n in group for w in parts[n]]
+        merged[unused(_joint_name(group), merged)] = [w for n in group for w in parts[n]]
     return merged
 
 

@@ -26,7 +26,7 @@ from typing import Union
 from paddle import nn
 
 from ..words import EVERYTHING
-from .weights import Weight, layers
+from .weights import Weight, layers, own_parameters
 
 Selector = Union[str, nn.Layer, Callable[[str], bool], Sequence["Selector"]]
 
@@ -150,6 +150,9 @@ def _selected(
     among: Sequence[Weight], selector: Selector, groups: Mapping[str, Sequence[Weight]]
 ) -> set[int]:
     if isinstance(selector, str):
+        exact = {id(weight.tensor) for weight in among if selector in weight.names}
+        if exact:  # names of layers may hold dots: "_blocks.0.._bn0.weight" is no dotted name
+            return exact
         pattern = compile_name(selector)
         return {
             id(weight.tensor)
@@ -162,7 +165,7 @@ def _selected(
             for weight in group
         }
     if isinstance(selector, nn.Layer):
-        inside = {id(tensor) for tensor in selector.parameters()}
+        inside = {id(one) for _, part in layers(selector) for one in own_parameters(part).values()}
         return {id(weight.tensor) for weight in among if id(weight.tensor) in inside}
     if isinstance(selector, (list, tuple)):
         if not selector:

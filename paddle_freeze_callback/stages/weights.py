@@ -51,6 +51,19 @@ class Weight:
         return not self.tensor.stop_gradient
 
 
+def own_parameters(layer: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The parameters that this layer itself (not its sublayers) holds, by attribute.
+
+    Read from where Paddle keeps them: libraries override ``named_parameters()`` without the
+    arguments that Paddle's own takes, and those differ between its releases.
+
+    >>> import paddle
+    >>> sorted(own_parameters(paddle.nn.Linear(2, 2)))
+    ['bias', 'weight']
+    """
+    return {name: one for name, one in layer._parameters.items() if one is not None}
+
+
 def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     """The running statistics that this layer itself (not its sublayers) keeps, by attribute.
 
@@ -60,7 +73,7 @@ def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     >>> running_statistics(paddle.nn.LayerNorm(3))
     {}
     """
-    own = dict(layer.named_parameters(include_sublayers=False, remove_duplicate=False))
+    own = own_parameters(layer)
     for pair in _STATISTIC_PARAMETERS:
         if all(name in own and own[name].stop_gradient for name in pair):
             return {name: own[name] for name in pair}
@@ -83,7 +96,17 @@ def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:
 
 def layers(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
     """Every layer with every name that leads to it, the network itself (named ``""``) first."""
-    yield from network.named_sublayers(include_self=True, remove_duplicate=False)
+    yield from _walk("", network, ())
+
+
+def _walk(
+    path: str, layer: nn.Layer, above: tuple[nn.Layer, ...]
+) -> Iterator[tuple[str, nn.Layer]]:
+    yield path, layer
+    above = (*above, layer)
+    for name, child in layer._sub_layers.items():
+        if child is not None and not any(child is one for one in above):
+            yield from _walk(f"{path}.{name}" if path else name, child, above)
 
 
 def weights(network: nn.Layer) -> tuple[Weight, ...]:
@@ -107,7 +130,7 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
     found: dict[int, tuple[paddle.Tensor, list[str]]] = {}
     for path, layer in layers(network):
         statistics = running_statistics(layer)
-        for own, tensor in layer.named_parameters(include_sublayers=False, remove_duplicate=False):
+        for own, tensor in own_parameters(layer).items():
             if own not in statistics:
                 name = f"{path}.{own}" if path else own
                 found.setdefault(id(tensor), (tensor, []))[1].append(name)

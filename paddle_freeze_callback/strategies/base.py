@@ -36,6 +36,8 @@ class Strategy:
     needs_evaluation: ClassVar[bool] = False
     #: Whether it cannot continue a run without the decisions made so far.
     needs_record: ClassVar[bool] = False
+    #: Whether stages open, or freeze, in their order, so that the order must be that of use.
+    ordered: ClassVar[bool] = False
     #: Whether it ever measures gradients.
     measures: ClassVar[bool] = False
     #: Whether it is meaningless when the head stays frozen.

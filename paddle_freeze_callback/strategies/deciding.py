@@ -53,6 +53,7 @@ class OnPlateau(Strategy):
     """
 
     name: ClassVar[str] = "on_plateau"
+    ordered: ClassVar[bool] = True
     decides: ClassVar[bool] = True
     needs_evaluation: ClassVar[bool] = True
     needs_record: ClassVar[bool] = True

@@ -99,6 +99,7 @@ class Gradual(Timed):
     """
 
     name: ClassVar[str] = "gradual"
+    ordered: ClassVar[bool] = True
     every: When | None = option(
         None,
         "time between two openings; by default spread evenly from start to the beginning of "
@@ -224,6 +225,7 @@ class ChainThaw(Timed):
     """
 
     name: ClassVar[str] = "chain_thaw"
+    ordered: ClassVar[bool] = True
     every: When | None = option(
         None, "how long each phase lasts, the last one to the end; by default in equal parts"
     )
@@ -278,6 +280,7 @@ class FreezeDown(Timed):
     """
 
     name: ClassVar[str] = "freeze_down"
+    ordered: ClassVar[bool] = True
     until: When = option("100%", "when the last stage below the head freezes")
     power: float = option(
         1, "1 spaces the moments evenly; with 3 (cubic) the input side freezes early", float

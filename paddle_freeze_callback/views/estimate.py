@@ -12,12 +12,15 @@ import paddle
 from paddle import nn
 
 from ..cache.feature_cache import bytes_a_sample
+from ..cache.nested import tensors
 from ..cache.options import CacheOptions
 from ..cache.state import ForwardState, WeightState
 from ..freezing import optimizer as optimizers
 from ..freezing.freezer import Freezer
+from ..session.first_step import FirstStep
 from ..session.plan import Plan
-from ..stages.partition import REST, Stage, Stages, Survey
+from ..stages.declared import REST
+from ..stages.partition import Stage, Stages, Survey
 from ..stages.weights import Weight, layers
 from ..strategies.explicit import Explicit
 
@@ -175,7 +178,10 @@ def cache_bytes(
         CannotCacheError: if it keeps nothing; the message gives the reason.
     """
     network = survey.network
-    before = (WeightState(network), ForwardState(network))  # freezing drops waiting gradients
+    before = (
+        WeightState(network, survey.weights),
+        ForwardState(network),
+    )  # freezing drops waiting gradients
     freezer = Freezer(survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval")
     try:
         with paddle.enable_grad():
@@ -185,6 +191,36 @@ def cache_bytes(
             forward = functools.partial(_call, network, batch)
             return bytes_a_sample(network, freezer.opened(), options, forward)
     finally:
+        freezer.restore()
+        for state in before:
+            state.restore()
+
+
+def first_step(survey: Survey, plan: Plan, opened: Collection[str], batch: Any) -> list[str]:
+    """What the first step of a run would report: see :class:`.session.first_step.FirstStep`.
+
+    One forward and backward, with everything open that the schedule ever opens.
+    """
+    network = survey.network
+    before = (WeightState(network, survey.weights), ForwardState(network))
+    freezer = Freezer(
+        survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="train"
+    )
+    watching = None
+    try:
+        with paddle.enable_grad():
+            network.train()
+            freezer.apply(opened)
+            freezer.cut_bridge()
+            members = {name: freezer.members(name) for name in plan.schedulable}
+            watching = FirstStep(network, members, 0, ordered=plan.in_order)
+            outputs = [one for one in tensors(_call(network, batch)) if not one.stop_gradient]
+            if outputs:
+                paddle.add_n([one.astype("float32").mean() for one in outputs]).backward()
+        return watching.finish().lines()
+    finally:
+        if watching is not None:
+            watching.cancel()
         freezer.restore()
         for state in before:
             state.restore()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..checks import is_number, positive, whole
 from ..session.transition import Transition
-from ..stages.partition import REST, Stage
+from ..stages.declared import REST
+from ..stages.partition import Stage
 from ..words import did_you_mean
 from .preview import Preview
 

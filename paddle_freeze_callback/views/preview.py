@@ -168,6 +168,8 @@ def preview(
                 "too little of the forward could be measured layer by layer: time is estimated "
                 "from parameters"
             )
+        ever = {name for _, _, opened in _openings(plan, run) for name in opened}
+        notes += estimate.first_step(survey, plan, ever, batch)
     measured = work is not None
     work = work or estimate.work_by_parameters(network, plan.stages, every)
     order = estimate.from_top(survey, plan, stages)
