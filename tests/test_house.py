@@ -138,6 +138,8 @@ OF_PADDLE: dict[str, set[str]] = {
     # layers
     "_forward_post_hooks": {"cache/watch.py"},
     "_forward_pre_hooks": {"cache/watch.py"},
+    "_parameters": {"stages/weights.py"},
+    "_sub_layers": {"stages/parts.py", "stages/weights.py"},
     "_is_initialized": {"cache/kept.py", "cache/state.py"},
     "_sparse": {"session/preflight.py"},
     "_use_global_stats": {"freezing/still.py"},
