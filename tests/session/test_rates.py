@@ -162,7 +162,7 @@ def test_multipliers_are_put_back_when_training_fails_and_the_run_is_thrown_away
     second = FreezeSchedule(lr_decay=5)  # takes over, and finds what the user had set
     with second.attach(network, optimizer, total_steps=4):
         assert rates_of(network)["fc1.weight"] == 1 / 5
-        first.restore()
+        first.run.restore()
         assert rates_of(network)["fc1.weight"] == 1 / 5
     assert set(rates_of(network).values()) == {1.0}
 
