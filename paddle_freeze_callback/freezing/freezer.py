@@ -89,8 +89,7 @@ class Freezer:
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
             self.cut_bridge()
-            opened = {id(weight.tensor) for weight in self._every if weight.trains}
-            self._bridge = Bridge(self._network, frozen_now, opened)
+            self._bridge = Bridge(self._network)
             self._forget_traces()
 
     def _forget_traces(self) -> None:
@@ -102,7 +101,7 @@ class Freezer:
                 one._program_cache.clear()
 
     def cut_bridge(self) -> None:
-        """Take the cure for recomputed layers back; for when no backward pass follows."""
+        """Take the cure for recomputed layers back."""
         if self._bridge is not None:
             self._bridge.undo()
             self._bridge = None
