@@ -83,15 +83,13 @@ class _Recomputed:
     """A function that is recomputed, with one input more, which it never sees.
 
     Attributes:
-        aside: the outputs of the first run that no weight or other tensor wants a gradient of.
-        needed: whether there are others.
+        aside: the outputs of its first run that no weight wants a gradient of.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._ran = False
         self.aside: list[paddle.Tensor] = []
-        self.needed = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._ran:  # the backward pass: now the recomputation is what matters
@@ -108,11 +106,11 @@ class _Recomputed:
             found = outputs.detach()
             if outputs.stop_gradient:
                 self.aside.append(found)
-            else:
-                self.needed = True
             return found
-        if type(outputs) in (tuple, list):
-            return type(outputs)([self._without_graph(one) for one in outputs])
+        if isinstance(outputs, (tuple, list)):
+            each = [self._without_graph(one) for one in outputs]
+            kind = type(outputs)
+            return kind(each) if kind in (tuple, list) else kind(*each)  # a tuple with names
         return outputs
 
 
