@@ -97,18 +97,24 @@ class _Recomputed:
         with paddle.enable_grad():
             outputs = self._function(*args[:-1], **kwargs)
         self._ran = True
-        return self._without_graph(outputs)
+        inputs = {tensor.data_ptr() for tensor in _seen([*args, *kwargs.values()]) if tensor.size}
+        return self._without_graph(outputs, inputs)
 
-    def _without_graph(self, outputs: Any) -> Any:
+    def _without_graph(self, outputs: Any, inputs: set[int]) -> Any:
         """The outputs as autograd would have left them, had it been off."""
         if isinstance(outputs, paddle.Tensor):
-            # Never the tensor itself: it may be an input, or a weight, and is about to be flagged.
+            # Never the tensor itself: it may be a weight, and is about to be flagged.
             found = outputs.detach()
             if outputs.stop_gradient:
+                # Paddle refuses an output that shares its description with an input.
+                if not outputs.size:
+                    found = found.clone()
+                elif outputs.data_ptr() in inputs:
+                    found = found.view(outputs.shape)
                 self.aside.append(found)
             return found
         if isinstance(outputs, (tuple, list)):
-            each = [self._without_graph(one) for one in outputs]
+            each = [self._without_graph(one, inputs) for one in outputs]
             kind = type(outputs)
             return kind(each) if kind in (tuple, list) else kind(*each)  # a tuple with names
         return outputs
