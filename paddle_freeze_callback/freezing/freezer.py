@@ -85,7 +85,7 @@ class Freezer:
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
             self.cut_bridge()
-            self._bridge = Bridge(self._tree, frozenset(frozen_now), self.opened())
+            self._bridge = Bridge(self.network)
             self._forget_traces()
 
     def _forget_traces(self) -> None:
@@ -97,7 +97,7 @@ class Freezer:
                 one.program_cache.clear()
 
     def cut_bridge(self) -> None:
-        """Take the cure for recomputed layers back; for when no backward pass follows."""
+        """Take the cure for recomputed layers back."""
         if self._bridge is not None:
             self._bridge.undo()
             self._bridge = None
