@@ -12,6 +12,7 @@ from ..stages.selectors import Selector, asked_by_name, select
 from ..stages.weights import Weight, weights
 from ..words import EVERYTHING
 from .freezer import set_frozen
+from .kernels import Spared, spare
 from .still import EvalForward, GlobalStatistics, governed, hold_statistics
 
 
@@ -21,6 +22,7 @@ class _ByHand:
     def __init__(self) -> None:
         self.frozen: dict[int, bool] = {}
         self.held: dict[int, EvalForward | GlobalStatistics] = {}
+        self.spared: Spared | None = None
 
 
 _by_hand: weakref.WeakKeyDictionary[nn.Layer, _ByHand] = weakref.WeakKeyDictionary()
@@ -115,3 +117,6 @@ def _hold_by_hand(network: nn.Layer, every: Sequence[Weight], state: _ByHand) ->
             state.held[id(layer)] = hold_statistics(layer)
         elif not wanted and id(layer) in state.held:
             state.held.pop(id(layer)).undo()
+    if state.spared is not None:
+        state.spared.undo()
+    state.spared = spare(network) if frozen else None

@@ -21,6 +21,7 @@ from paddle.jit.dy2static.program_translator import StaticFunction
 from ..stages.partition import Stage
 from ..stages.weights import Weight, count, running_statistics, weights
 from .checksums import checksum
+from .kernels import Spared, spare
 from .recompute import Bridge
 from .still import EvalForward, GlobalStatistics, Governed, governed, hold_statistics
 
@@ -62,6 +63,7 @@ class Freezer:
         self._others = governed(network, every, statistics=False)
         self._held: dict[tuple[str, int], EvalForward | GlobalStatistics] = {}
         self._bridge: Bridge | None = None
+        self._spared: Spared | None = None
         # A traced function may call the network from anywhere, so all there are are found. By
         # type: isinstance() asks the object, and a dead weak proxy raises.
         self._traced = [one for one in gc.get_objects() if issubclass(type(one), StaticFunction)]
@@ -86,12 +88,19 @@ class Freezer:
             self._hold("norm", self._norms, frozen_now)
         if self._frozen_dropout == "eval":
             self._hold("eval", self._others, frozen_now)
+        self._respect_kernels()
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
             self.cut_bridge()
             opened = {id(weight.tensor) for weight in self._every if weight.trains}
             self._bridge = Bridge(self._network, frozen_now, opened)
             self._forget_traces()
+
+    def _respect_kernels(self, *, at_work: bool = True) -> None:
+        """Let layers train as their flags say now, where their kernels alone could not."""
+        if self._spared is not None:
+            self._spared.undo()
+        self._spared = spare(self._network) if at_work else None
 
     def _forget_traces(self) -> None:
         """Have ``to_static(full_graph=True)`` trace again: what is frozen is part of a trace."""
@@ -169,6 +178,7 @@ class Freezer:
             held.undo()
         self._held.clear()
         self.cut_bridge()
+        self._respect_kernels(at_work=False)
         if flags:
             for tensor, stop_gradient in self._found:
                 tensor.stop_gradient = stop_gradient

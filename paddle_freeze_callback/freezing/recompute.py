@@ -16,7 +16,6 @@ frozen layer hands on needs a gradient. That costs the backward pass through the
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Collection
 from typing import Any
 
@@ -39,12 +38,6 @@ class Bridge:
         outermost = _outermost(network, frozen, opened)
         everywhere = [layer for _, layer in network.named_sublayers(include_self=True)]
         self._cure = [layer.register_forward_post_hook(self._need_gradient) for layer in outermost]
-        self._cured: weakref.WeakValueDictionary[int, paddle.Tensor] = weakref.WeakValueDictionary()
-        self._cure += [
-            layer.register_forward_pre_hook(self._spare)
-            for layer in outermost
-            if isinstance(layer, nn.layer.rnn.RNNBase)
-        ]
         self._watch = [
             layer.register_forward_pre_hook(self._look)
             for layer in everywhere
@@ -68,16 +61,6 @@ class Bridge:
                 continue  # what a layer only hands through is not its own
             if tensor.is_floating_point() and tensor.stop_gradient:
                 tensor.stop_gradient = False
-                self._cured[id(tensor)] = tensor
-
-    def _spare(self, layer: nn.Layer, inputs: Any) -> None:
-        """A frozen RNN has no backward for its input on a CPU, and needs none for the cure's sake.
-
-        Its own output is cured all the same.
-        """
-        for tensor in paddle.utils.flatten(inputs):
-            if id(tensor) in self._cured and tensor is self._cured[id(tensor)]:
-                tensor.stop_gradient = True
 
     def _look(self, layer: nn.Layer, inputs: Any) -> None:
         if paddle.in_dynamic_mode() and layer.training and not paddle.is_grad_enabled():
