@@ -104,7 +104,8 @@ class Spared:
         self._recurrent: list[weakref.ref[nn.Layer]] = []
         for layer in layers:
             if isinstance(layer, nn.layer.rnn.RNNBase):
-                if _which(layer.parameters()) != ALL:
+                # Others, such as an LSTM with proj_size, are made of cells, which can do it all.
+                if layer.could_use_cudnn and _which(layer.parameters()) != ALL:
                     _Aliases.put_on(layer)
                     self._recurrent.append(weakref.ref(layer))
                 continue
