@@ -1,12 +1,12 @@
-"""Every layer of paddle.nn under partial freezing: what is open trains, whatever the kernel can do."""
+"""Every layer of paddle.nn under partial freezing: what is open trains, whatever its kernel can."""
 
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import itertools
 import os
-import pickle
 import weakref
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ from paddle_freeze_callback import freeze, unfreeze
 from paddle_freeze_callback.freezing.freezer import Freezer
 from paddle_freeze_callback.freezing.kernels import spare
 from paddle_freeze_callback.freezing.still import hold_statistics
-from paddle_freeze_callback.stages.partition import partition_by
+from paddle_freeze_callback.stages.partition import partition
 from paddle_freeze_callback.stages.weights import weights
 
 
@@ -112,7 +112,7 @@ BUILT: dict[str, tuple[Callable[[], nn.Layer], list]] = {
 EXCUSED = {
     "Layer": "the base of all",
     "RNNCellBase": "a base, without weights",
-    "SyncBatchNorm": "no kernel on a CPU; see test_a_synchronized_batch_norm_is_cured_as_the_others",
+    "SyncBatchNorm": "no kernel on a CPU; test_a_synchronized_batch_norm_... looks at it",
     **dict.fromkeys(
         ["LayerDict", "LayerList", "ParameterDict", "ParameterList", "Sequential"], "a container"
     ),
@@ -270,7 +270,8 @@ def test_no_other_layer_is_touched(case):
             weight.tensor.stop_gradient = weight.name in frozen
         spare(layer)
         for one in layer.sublayers(include_self=True):
-            assert not one._forward_pre_hooks and "_cudnn_impl" not in one.__dict__
+            assert not one._forward_pre_hooks
+            assert "_cudnn_impl" not in one.__dict__
     assert layer.__dict__.keys() == layer_before.keys()
 
 
@@ -388,7 +389,7 @@ def test_all_is_put_back_also_after_an_error_in_a_forward():
     spared = spare(network)
     assert state(network) != found
     all_weights = network.rnn._all_weights
-    with pytest.raises(ValueError, match="dim"):
+    with pytest.raises(ValueError, match="expected 2D or 3D"):
         network.norm(paddle.rand([2, 2, 2, 2]))  # after its hook, before its kernel
     with pytest.raises(Exception, match=r"."):
         network.rnn(paddle.rand([3, 2, 5]))
@@ -431,7 +432,9 @@ def test_a_copy_in_the_middle_of_training_trains_on_its_own():
 def test_an_optimizer_does_not_see_the_aliases():
     network = half_frozen()
     spare(network)
-    nn.functional.cross_entropy(network(paddle.rand([3, 4, 2])), paddle.zeros([3], "int64")).backward()
+    nn.functional.cross_entropy(
+        network(paddle.rand([3, 4, 2])), paddle.zeros([3], "int64")
+    ).backward()
     frozen = [p for p in network.parameters() if p.stop_gradient]
     assert all(parameter.grad is None for parameter in frozen)
     assert not any(name for name, _ in network.named_buffers() if "weight" in name)
@@ -455,11 +458,9 @@ def test_no_gradient_is_made_where_none_is_wanted():
 
 def test_what_is_spared_does_not_keep_a_network_alive():
     network = nn.LSTM(2, 2)
-    freeze(network, "*.bias_*")
+    freeze(network, "bias_*")
     gone = weakref.ref(network)
     del network
-    import gc
-
     gc.collect()
     assert gone() is None
 
@@ -486,19 +487,11 @@ def test_whichever_layer_is_called_is_cured_not_the_outermost_frozen_one():
         ("stem", nn.Linear(2, 2)),
         ("neck", nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2, direction="bidirect"))),
     )
-    freezer = Freezer(network, partition_by(network, ["stem", "neck"]), trainable(network))
+    freezer = Freezer(network, partition(network, ["stem", "neck"]), trainable(network))
     freezer.apply(["stem"])
-    found = state(network)
     network.train()
     outputs, _ = network(paddle.rand([1, 3, 2]))
     outputs.sum().backward()
     assert network.stem.weight.grad.abs().sum() > 0
     freezer.restore()
-    assert state(network) != found
-
-
-def test_layers_with_the_cure_on_can_be_pickled():
-    layer = nn.GRU(2, 2)
-    layer.weight_ih_l0.stop_gradient = True
-    spare(layer)
-    assert pickle.loads(pickle.dumps(layer.__dict__["_cudnn_impl"]))._held == 1
+    assert "_cudnn_impl" not in network.neck[1].__dict__
