@@ -141,6 +141,9 @@ OF_PADDLE: dict[str, set[str]] = {
     "_parameters": {"stages/weights.py"},
     "_sub_layers": {"stages/parts.py", "stages/weights.py"},
     "_is_initialized": {"cache/kept.py", "cache/state.py"},
+    "_all_weights": {"freezing/kernels.py"},
+    "_cudnn_impl": {"freezing/kernels.py"},
+    "_weight": {"freezing/kernels.py"},
     "_sparse": {"session/preflight.py"},
     "_use_global_stats": {"freezing/still.py"},
     # mixed precision, traced functions, data parallel
@@ -164,6 +167,7 @@ OF_OURS: dict[str, set[str]] = {
     "_called": {"cache/watch.py"},
     "_forward": {"cache/feature_cache.py"},
     "_freezer": {"session/session.py"},
+    "_held": {"freezing/kernels.py"},
     "_manners": {"cli/written.py"},
     "_options": {"cli/written.py", "schedule.py"},
     "_plain_of": {"cache/state.py"},

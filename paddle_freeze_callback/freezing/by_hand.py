@@ -11,6 +11,7 @@ from ..stages.partition import Survey
 from ..stages.selectors import Selector, asked_by_name
 from ..words import EVERYTHING
 from .freezer import set_frozen
+from .kernels import Spared, spare
 from .still import EvalForward, GlobalStatistics, governed, hold_statistics
 from .tree import tree
 
@@ -22,10 +23,12 @@ class _ByHand:
     Attributes:
         frozen: the flags as they were found, by the identities of the weights.
         held: what holds the statistics of layers, by the identities of the layers.
+        spared: what lets partly frozen layers train.
     """
 
     frozen: dict[int, bool] = field(default_factory=dict)
     held: dict[int, EvalForward | GlobalStatistics] = field(default_factory=dict)
+    spared: Spared | None = None
 
 
 _by_hand: weakref.WeakKeyDictionary[nn.Layer, _ByHand] = weakref.WeakKeyDictionary()
@@ -112,3 +115,6 @@ def _hold_by_hand(survey: Survey, state: _ByHand) -> None:
             state.held[id(layer)] = hold_statistics(layer)
         elif not wanted and id(layer) in state.held:
             state.held.pop(id(layer)).undo()
+    if state.spared is not None:
+        state.spared.undo()
+    state.spared = spare(survey.network) if frozen else None

@@ -21,6 +21,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction, ProgramTr
 from ..stages.partition import Stage, Survey
 from ..stages.weights import Weight, running_statistics
 from .checksums import checksum
+from .kernels import Spared, spare
 from .recompute import Bridge
 from .still import EvalForward, GlobalStatistics, Governed, governed, hold_statistics
 from .tree import tree
@@ -64,6 +65,7 @@ class Freezer:
             self._governed["eval"] = governed(self._tree, statistics=False)
         self._held: dict[tuple[str, int], EvalForward | GlobalStatistics] = {}
         self._bridge: Bridge | None = None
+        self._spared: Spared | None = None
         self._traced = traced_functions()
         self._applied: frozenset[str] | None = None
         self.holds = True
@@ -82,11 +84,18 @@ class Freezer:
                 frozen_now.update(id(weight.tensor) for weight in members)
         for kind, layers in self._governed.items():
             self._hold(kind, layers, frozen_now)
+        self._respect_kernels()
         if self._applied != frozenset(open_stages):
             self._applied = frozenset(open_stages)
             self.cut_bridge()
             self._bridge = Bridge(self.network)
             self._forget_traces()
+
+    def _respect_kernels(self, *, at_work: bool = True) -> None:
+        """Let layers train as their flags say now, where their kernels alone could not."""
+        if self._spared is not None:
+            self._spared.undo()
+        self._spared = spare(self.network) if at_work else None
 
     def _forget_traces(self) -> None:
         """Have ``to_static(full_graph=True)`` trace again: frozen weights are part of a trace."""
@@ -165,6 +174,7 @@ class Freezer:
             held.undo()
         self._held.clear()
         self.cut_bridge()
+        self._respect_kernels(at_work=False)
         if flags:
             for tensor, stop_gradient in self._found:
                 tensor.stop_gradient = stop_gradient
