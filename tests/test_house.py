@@ -143,7 +143,6 @@ OF_PADDLE: dict[str, set[str]] = {
     "_is_initialized": {"cache/kept.py", "cache/state.py"},
     "_all_weights": {"freezing/kernels.py"},
     "_cudnn_impl": {"freezing/kernels.py"},
-    "_weight": {"freezing/kernels.py"},
     "_sparse": {"session/preflight.py"},
     "_use_global_stats": {"freezing/still.py"},
     # mixed precision, traced functions, data parallel
