@@ -140,7 +140,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_forward_pre_hooks": {"cache/watch.py"},
     "_parameters": {"stages/weights.py"},
     "_sub_layers": {"stages/parts.py", "stages/weights.py"},
-    "_is_initialized": {"cache/kept.py", "cache/state.py"},
+    "_is_initialized": {"cache/kept.py", "cache/state.py", "cli/models.py"},
     "_all_weights": {"freezing/kernels.py"},
     "_cudnn_impl": {"freezing/kernels.py"},
     "_sparse": {"session/preflight.py"},

@@ -21,7 +21,7 @@ from ..options.flags import FLAGS, PREFIX, Flag
 from ..schedule import FreezeSchedule
 from ..version import VERSION
 from .mistake import MistakeError, near_file
-from .models import load_model
+from .models import load_batch, load_model, with_values
 from .written import written_out
 
 _EPOCHS, _STEPS = 3, 100
@@ -171,6 +171,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     check.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
     check.add_argument("model", metavar="MODEL", help="see below")
+    check.add_argument(
+        "--batch",
+        metavar="MODULE:FUNCTION",
+        help="what the model is called with: a tensor, tuple or dictionary. The first step is tried, "
+        "with random weights, and its contradictions are listed under the table",
+    )
     _add_schedule(check, "beside the file", "Options that the file does not set.")
     _add_length(check)
     return parser
@@ -286,8 +292,11 @@ def _check(given: argparse.Namespace) -> None:
     with _quiet():
         schedule = _schedule(given)
         network = load_model(given.model)
+        batch = None
+        if given.batch is not None:
+            batch, network = load_batch(given.batch), with_values(network)
         try:
-            table = schedule.preview(network, **_length(given))
+            table = schedule.preview(network, batch=batch, **_length(given))
         except (ValueError, TypeError) as error:
             raise MistakeError(f"{given.file} does not fit {given.model}: {error}") from error
     table.show()

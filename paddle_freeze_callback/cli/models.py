@@ -64,7 +64,30 @@ def _from_vision(factory: str) -> nn.Layer:
     return network
 
 
-def _from_module(name: str, factory: str) -> nn.Layer:
+def load_batch(text: str) -> Any:
+    """What BATCH on the command line means: the batch that a module holds, or a function gives.
+
+    Raises:
+        MistakeError: if there is no such thing; the message names similar ones.
+    """
+    module, colon, name = text.partition(":")
+    if not (module and colon and name):
+        raise MistakeError(f"--batch {text!r}: write module:function, such as my_module:batch")
+    found = _in_module(module, name)
+    with blaming(f"{text}, called without arguments, failed"):
+        return found() if callable(found) else found
+
+
+def with_values(network: nn.Layer) -> nn.Layer:
+    """The network with random weights, if it was built without any."""
+    for parameter in network.parameters():
+        if not parameter._is_initialized():  # nothing public tells; initialize() asserts
+            parameter.initialize()
+    return network
+
+
+def _in_module(name: str, factory: str) -> Any:
+    """The attribute of a module, which is looked for in the current folder, too."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     with blaming(f"the module {name!r} cannot be imported"):
@@ -82,7 +105,11 @@ def _from_module(name: str, factory: str) -> nn.Layer:
         public = [one for one in dir(module) if one[0] != "_"]
         hint = did_you_mean(factory, public, show=lambda one: f"{name}:{one}")
         raise MistakeError(f"the module {name!r} has no {factory!r}{hint}")
-    build = getattr(module, factory)
+    return getattr(module, factory)
+
+
+def _from_module(name: str, factory: str) -> nn.Layer:
+    build = _in_module(name, factory)
     if isinstance(build, nn.Layer):
         return build
     if not callable(build):

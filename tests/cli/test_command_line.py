@@ -466,6 +466,53 @@ def test_check_of_a_file_that_is_not_there_shows_near_misses(capsys, tmp_path, n
     assert said == "freez.yaml: No such file or directory; did you mean freeze.yaml?"
 
 
+CUT = """
+import paddle
+from paddle import nn
+
+class Cut(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(4, 8)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).detach())
+
+def batch():
+    return paddle.ones([2, 4])
+
+image = paddle.ones([1, 3, 64, 64])
+"""
+
+
+def test_check_with_a_batch_lists_what_the_first_step_contradicts(capsys, tmp_path, nets):
+    (tmp_path / f"cut_{nets}.py").write_text(CUT)
+    (tmp_path / "s.yaml").write_text("every: 1")
+    words = ["check", "s.yaml", f"cut_{nets}:Cut", "--batch", f"cut_{nets}:batch"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "- nothing reaches 'encoder': it is open, and none of its weights got a gradient" in out
+    assert main(["check", "s.yaml", "paddle.vision:squeezenet1_1", *words[3:4],
+                 f"cut_{nets}:image"]) == 0  # fmt: skip
+    assert "reaches" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ("nonsense", "--batch 'nonsense': write module:function, such as my_module:batch"),
+        ("{m}:bild", "the module '{m}' has no 'bild'; did you mean {m}:build"),
+        ("{m}:broken", "{m}:broken, called without arguments, failed: RuntimeError: no disk left"),
+        ("{m}:constant", "Net cannot be called with it"),
+    ],
+)
+def test_a_batch_that_cannot_be_had_is_a_mistake(capsys, tmp_path, nets, batch, message):
+    (tmp_path / "s.yaml").write_text("every: 1")
+    words = ["check", "s.yaml", f"{nets}:build", "--batch", batch.format(m=nets)]
+    assert message.format(m=nets) in mistake(capsys, *words)
+
+
 # ---------------------------------------------------------------- YAML to edit
 
 SCHEDULES = [
