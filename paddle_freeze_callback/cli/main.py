@@ -174,8 +174,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     check.add_argument(
         "--batch",
         metavar="MODULE:FUNCTION",
-        help="what the model is called with: a tensor, tuple or dictionary. The first step is tried, "
-        "with random weights, and its contradictions are listed under the table",
+        help="what the model is called with: a tensor, tuple or dictionary. The first step is "
+        "tried, with random weights, and its contradictions are listed under the table",
     )
     _add_schedule(check, "beside the file", "Options that the file does not set.")
     _add_length(check)
