@@ -224,7 +224,12 @@ def _inside(part: Part, task: bool) -> Split:
             raise NoHeadError(f"the last child {children[-1].path!r} {why}")
         named = [children[-1]]
     if not whole:
-        named = _with_what_follows(named, children)
+        more = _with_what_follows(named, children)
+        if len(children) == len(more) > len(named):  # nothing would be left for a backbone
+            raise NoHeadError(
+                f"{named[-1].path!r} has the name of a head, but {children[-1].path!r} comes last"
+            )
+        named = more
     if len(named) == len(children):
         named = [children[-1]]
     head = frozenset[int]().union(*(child.ids for child in named))

@@ -111,13 +111,16 @@ NOT_MEANT = re.compile(r".*(PretrainedModel|PreTrainedModel)$|Auto\w+|.*Pipe$|\w
 
 def modules() -> Iterator[Any]:
     logging.disable(logging.CRITICAL)
-    package = importlib.import_module(f"{LIBRARY}.transformers")
-    for found in pkgutil.walk_packages(package.__path__, f"{LIBRARY}.transformers."):
-        if found.name.rsplit(".", 1)[-1] == "modeling":
-            try:
-                yield importlib.import_module(found.name)
-            except Exception:
-                continue
+    try:
+        package = importlib.import_module(f"{LIBRARY}.transformers")
+        for found in pkgutil.walk_packages(package.__path__, f"{LIBRARY}.transformers."):
+            if found.name.rsplit(".", 1)[-1] == "modeling":
+                try:
+                    yield importlib.import_module(found.name)
+                except Exception:
+                    continue
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def classes() -> dict[str, type[nn.Layer]]:
