@@ -62,8 +62,9 @@ in the order of use, head first (stages=[...])
                 )
             else:
                 found.append(
-                    f"no gradient reaches {listed}, unlike the rest of {stage!r}; the forward "
-                    "leaves it out, or its layer has none while its other weights are frozen"
+                    f"no gradient reaches {listed} in this step, unlike the rest of {stage!r}; "
+                    "unless other batches use it, the forward leaves it out, or its layer has none "
+                    "while its other weights are frozen"
                 )
         return found
 

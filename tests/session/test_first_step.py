@@ -140,8 +140,9 @@ def test_one_weight_without_a_gradient_beside_others_is_named():
     schedule = FreezeSchedule(every=1)
     _, lines = by_hand(Spare(), schedule, vectors())
     assert [line for line in lines if "reaches" in line] == [
-        "no gradient reaches fc1.spare, unlike the rest of 'fc1'; the forward leaves it out, or "
-        "its layer has none while its other weights are frozen"
+        "no gradient reaches fc1.spare in this step, unlike the rest of 'fc1'; unless other "
+        "batches use it, the forward leaves it out, or its layer has none while its other "
+        "weights are frozen"
     ]
     assert schedule.run.unreached == ("fc1.spare",)
 
