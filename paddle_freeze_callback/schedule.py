@@ -17,7 +17,7 @@ from paddle import nn
 
 from .cache.options import CacheOptions
 from .checks import documented
-from .hosts import HapiHost, TrainerHost, announce
+from .hosts import HapiHost, TrainerHost, announce, expect_checkpoint
 from .options import reading
 from .options.flags import PREFIX
 from .options.options import Options, described, taking
@@ -427,8 +427,10 @@ class FreezeSchedule:
             announce(params)
 
     def on_init_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The Trainer was built: wrong flags are found now."""
+        """The Trainer was built: wrong flags are found now, and a checkpoint may be loaded next."""
         self._take_options_from(args)
+        rates = self._manners["learning_rates"]
+        expect_checkpoint(context.get("model"), self._options.stages, self._strategy, rates)
 
     def on_train_begin(self, *event: Any, **context: Any) -> None:
         """Training begins; in a Trainer after the optimizer's state was loaded."""

@@ -28,6 +28,7 @@ from ..freezing.best_weights import BestWeights
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
+from ..freezing.savers import tell_savers
 from ..stages.declared import REST
 from ..stages.partition import Stage, Stages, Survey, covering
 from ..strategies.base import Strategy
@@ -125,6 +126,9 @@ class Freezing:
             {s.name: self._freezer.members(s.name) for s in self._plan.stages}
         )
         hold(network, self)
+        opening = {weight.name for weight in will_open}
+        trained = [w for w in survey.weights if w.trains or w.name in opening]
+        self._undo.append(tell_savers(network, trained))
         # If training fails and the run is thrown away, the network is still put back.
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
@@ -133,8 +137,7 @@ class Freezing:
         try:
             self._openings = self._timeline.openings(step)
             before = self._timeline.open_at(step - 1) if step else ()
-            trained = [w for name in before for w in self._freezer.members(name)]
-            optimizers.settle(optimizer, trained)
+            optimizers.settle(optimizer, [w for n in before for w in self._freezer.members(n)])
             changes = record.changes(before) if record else ""
             if changes:
                 say(f"resumed at step {step} with another schedule than the saved run {changes}")
