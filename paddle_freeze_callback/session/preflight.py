@@ -77,7 +77,7 @@ def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> li
         TypeError: if it is no optimizer of Paddle.
     """
     will_open = plan.will_open(survey, run)
-    optimizers.check(optimizer, will_open)
+    optimizers.check(optimizer, will_open, lambda: plan.opens_late(run))
     if not plan.learning_rates.neutral:
         rates.check_optimizer(optimizers.innermost(optimizer))
     return will_open

@@ -404,6 +404,15 @@ ROWS = {
         )(conv_net()),
         "Adam(use_multi_tensor=True) keeps the list",
     ),
+    "LookAhead": (
+        lambda: (
+            lambda n: attached(
+                network=n, optimizer=paddle.incubate.LookAhead(adam(n.parameters()))
+            )
+        )(conv_net()),
+        "takes zeros for those that open later, here 'block3': it would pull them towards zero. "
+        "Give the schedule and the training loop the optimizer inside it",
+    ),
     "no optimizer at all": (
         lambda: attached(optimizer=SimpleNamespace(step=None)),
         "SimpleNamespace is no paddle optimizer",
