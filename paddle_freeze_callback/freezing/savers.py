@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from ..stages.weights import Weight, layers, weights
@@ -46,7 +47,7 @@ def tell_savers(network: nn.Layer, trained: Collection[Weight]) -> Callable[[], 
 
     def stop() -> None:
         for adapter, method in told:
-            if vars(adapter).get(_ASKS) is method and not any(_frozen(adapter, method.names)):
+            if vars(adapter).get(_ASKS) is method and not _frozen(adapter, method.names):
                 del vars(adapter)[_ASKS]
 
     return stop
@@ -71,13 +72,12 @@ def _tell(adapter: nn.Layer, wanted: Collection[int]) -> Any:
     return method
 
 
-def _frozen(adapter: nn.Layer, names: Collection[str]) -> Iterator[Any]:
-    return (w.tensor for w in weights(adapter) if w.name in names and not w.trains)
+def _frozen(adapter: nn.Layer, names: Collection[str]) -> list[paddle.Tensor]:
+    return [w.tensor for w in weights(adapter) if w.name in names and not w.trains]
 
 
 @contextmanager
-def _open(tensors: Iterator[Any]) -> Iterator[None]:
-    frozen = list(tensors)
+def _open(frozen: Collection[paddle.Tensor]) -> Iterator[None]:
     try:
         for tensor in frozen:
             tensor.stop_gradient = False
