@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
+COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
 
-.PHONY: demo test test-compat zoo zoo-docs bench ablation fuzz kill lint docs readme-assets clean
+.PHONY: demo test test-compat zoo zoo-docs bench ablation fuzz kill kill-lora lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -59,6 +59,10 @@ fuzz: $(READY)
 # A Trainer run killed at each of 50 steps and resumed.
 kill: $(READY)
 	$(BIN)/python tests/programs/kill.py
+
+# The same with LoRA and unified checkpoints, at each of 20 steps.
+kill-lora: $(READY)
+	$(BIN)/python tests/programs/kill.py 20 lora
 
 # The API reference, into docs/_build/html; a warning is an error.
 docs: $(READY)

@@ -9,6 +9,7 @@ read as trainable, whoever makes it.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -43,6 +44,7 @@ def tell_savers(network: nn.Layer, trained: Collection[Weight]) -> Callable[[], 
         How to stop. Weights that trained and are frozen then stay part of the adapter.
     """
     wanted = {id(weight.tensor) for weight in trained}
+    _warn_of_unsaved(network, trained)
     told = [(one, _tell(one, wanted)) for one in adapters(network)]
 
     def stop() -> None:
@@ -51,6 +53,25 @@ def tell_savers(network: nn.Layer, trained: Collection[Weight]) -> Callable[[], 
                 del vars(adapter)[_ASKS]
 
     return stop
+
+
+def _warn_of_unsaved(network: nn.Layer, trained: Collection[Weight]) -> None:
+    """Warn of weights that train under a prefix, whose model saves the prefix alone."""
+    for _, layer in layers(network):
+        prefix = dict(layer.named_children()).get("prefix_encoder")
+        if prefix is None:
+            continue
+        own = {id(weight.tensor) for weight in weights(layer)}
+        own -= {id(weight.tensor) for weight in weights(prefix)}
+        lost = [weight.name for weight in trained if id(weight.tensor) in own]
+        if lost:
+            warnings.warn(
+                f"{type(layer).__name__} saves its prefix alone, so that a checkpoint of a Trainer "
+                f"lacks what the schedule opens under it: {', '.join(lost[:3])}"
+                f"{f' and {len(lost) - 3} more' if lost[3:] else ''}. Save it yourself, "
+                "or leave it frozen",
+                stacklevel=6,
+            )
 
 
 def _tell(adapter: nn.Layer, wanted: Collection[int]) -> Any:
