@@ -110,15 +110,14 @@ def _open(frozen: Collection[paddle.Tensor]) -> Iterator[None]:
 
 def _name_opened(adapter: nn.Layer, opened: Collection[int]) -> None:
     """Name weights that were found frozen and train in the adapter's configuration."""
-    for config in [one for name, one in vars(adapter).items() if name.endswith("_config")]:
+    configs = [one for name, one in vars(adapter).items() if name.endswith("_config")]
+    for config in configs if opened else ():
         if not hasattr(config, "trainable_modules"):
             continue
         given = config.trainable_modules or []
         patterns = [given] if isinstance(given, str) else list(given)
-        state = adapter.model.state_dict()
-        patterns += [
+        config.trainable_modules = patterns + [
             re.escape(name)
-            for name, tensor in state.items()
+            for name, tensor in adapter.model.state_dict().items()
             if id(tensor) in opened and not any(re.fullmatch(one, name) for one in patterns)
         ]
-        config.trainable_modules = patterns or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import sys
 from pathlib import Path
 
@@ -131,6 +132,21 @@ def test_a_weight_opened_by_name_stays_part_of_the_adapter():
         assert set(network.lora_config.trainable_modules) == escaped
 
 
+def test_a_base_weight_beside_adapters_opens_if_it_is_named_in_full_only():
+    """By any other selector over both, the adapters alone are meant."""
+    name = "encoder.layers.2.linear1.weight"
+    for selector, moves in ((f"model.bert.{name}", True), ("**.layers.2.linear1", False)):
+        network = lora()
+        before = adapters.state(network)[f"model.bert.{name}"]
+        at = {0: ["model.classifier"], "1 step": selector}
+        run, optimizer = attached(network, FreezeSchedule(unfreeze_at=at, verify=True))
+        with run:
+            for _ in range(3):
+                one_step(network, optimizer, run)
+        assert (adapters.state(network)[f"model.bert.{name}"] != before).any() == moves
+        assert (f"bert.{name}" in names_read(network)) == moves
+
+
 def test_a_user_s_own_trainable_modules_are_kept():
     network = lora(trainable_modules=["classifier.*"])
     with attached(network, FreezeSchedule(unfreeze_at={0: "model.classifier"}))[0]:
@@ -197,6 +213,12 @@ def test_what_does_not_fit_is_refused_when_training_begins_not_before(tmp_path):
     trainer = trainer_for(lora(), tmp_path, [schedule], kind=adapters.AllWeights)
     with pytest.raises(ValueError, match=r"model\.nothing"):
         trainer.train()
+
+
+def test_compress_calls_no_callbacks():
+    """So docs/conditions.md says; if a release does, a schedule may work there."""
+    compress = pytest.importorskip("paddlenlp.trainer.trainer_compress")
+    assert "callback" not in inspect.getsource(compress)
 
 
 def test_a_network_without_adapters_is_left_alone(tmp_path):
