@@ -129,12 +129,13 @@ class Freezing:
         opening = {weight.name for weight in will_open}
         trained = [w for w in survey.weights if w.trains or w.name in opening]
         self.undo_also(untell := tell_savers(network, trained))
-        # If training fails and the run is thrown away, the network is still put back.
+        # If training fails and the run is thrown away, the network is still put back: what is
+        # registered last comes first.
+        weakref.finalize(self, untell).atexit = False
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
         if self._cache is not None:
             weakref.finalize(self, self._cache.close).atexit = False
-        weakref.finalize(self, untell).atexit = False
         try:
             self._openings = self._timeline.openings(step)
             before = self._timeline.open_at(step - 1) if step else ()

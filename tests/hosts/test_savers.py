@@ -169,6 +169,7 @@ def test_a_run_that_is_thrown_away_leaves_the_model_as_found():
     del run
     gc.collect()
     assert adapters.flags(network) == before
+    assert "get_trainable_state_dict" not in vars(network)
     assert names_read(network) == adapter_names(network)
 
 
