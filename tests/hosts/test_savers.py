@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from session.test_resume import program
-from trainers import Tokens, trainer_for
+from trainers import LIBRARY, Tokens, trainer_for
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "programs"))
 
@@ -214,6 +214,26 @@ def test_what_does_not_fit_is_refused_when_training_begins_not_before(tmp_path):
     trainer = trainer_for(lora(), tmp_path, [schedule], kind=adapters.AllWeights)
     with pytest.raises(ValueError, match=r"model\.nothing"):
         trainer.train()
+
+
+def test_a_trainer_that_gives_its_optimizer_what_trains_wants_the_flags_set_first(tmp_path):
+    """PaddleFormers' does; a weight that is found open is frozen until its moment."""
+    if LIBRARY != "paddleformers":
+        pytest.skip("PaddleNLP's Trainer gives its optimizer all weights")
+    flags = {"num_train_epochs": 1, "save_strategy": "steps", "save_steps": 1, "logging_steps": 100}
+    schedule = FreezeSchedule(unfreeze_at=OPENS_WORDS, verify=True)
+    with pytest.raises(ValueError, match="was not given 3 parameters"):
+        trainer_for(lora(), tmp_path, [schedule], **flags).train()
+    network = lora(trainable_modules=["classifier.*", WORDS_WEIGHT])
+    trainer_for(network, tmp_path, [schedule], **flags).train()
+    assert [(c.step, c.opened) for c in schedule.history][1] == (2, (WORDS,))
+    for step in (1, 6):
+        held = set(adapters.saved(tmp_path / f"checkpoint-{step}"))
+        assert held == adapter_names(network) | {
+            WORDS_WEIGHT,
+            "classifier.weight",
+            "classifier.bias",
+        }
 
 
 def test_compress_calls_no_callbacks():
