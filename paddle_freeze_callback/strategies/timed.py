@@ -62,6 +62,10 @@ class Timed(Strategy):
         ever = self._first_opening(run.foreseen(epochs=10**5), stages)
         return [(name, None) for name in ever if name not in within]
 
+    def why_closed(self, progress: Progress, name: str, stages: Sequence[str]) -> str:
+        step = self._first_opening(progress.run, stages).get(name)
+        return "" if step is None else f"it opens at step {step}"
+
     def _first_opening(self, run: Run, stages: Sequence[str]) -> dict[str, int]:
         first: dict[str, int] = {}
         for step, names in self.openings(run, stages):
