@@ -110,20 +110,22 @@ class OnPlateau(Strategy):
     def unknown_metric(self, seen: Mapping[str, Any]) -> str:
         if self.metric in seen:
             return f"metric={self.metric!r} is no number but {type(seen[self.metric]).__name__}"
-        listed = ", ".join(sorted(seen)) or "none at all"
+        known = sorted(seen)
+        near = did_you_mean(self.metric, known) or did_you_mean(self.metric, known, cutoff=0.4)
         return (
-            f"metric={self.metric!r} is none of the metrics of this evaluation: {listed}"
-            f"{did_you_mean(self.metric, sorted(seen), cutoff=0.4)}"
+            f"metric={self.metric!r} is none of the metrics of this evaluation: "
+            f"{', '.join(known) or 'none at all'}{near}"
         )
 
     def undecided(self, progress: Progress, stages: Sequence[str]) -> str:
         seen = len(progress.decisions)
         if seen > self.patience or len(stages) < 2:
             return ""
-        times = {0: "never", 1: "once"}.get(seen, f"{seen} times")
+        saw = {0: "never saw its metric", 1: "saw its metric once"}
         return (
-            f"{self!r} saw its metric {times} in this run, and needs {self.patience + 1} "
-            f"evaluations to open a stage, so {'only time' if self.max_wait else 'nothing'} decided"
+            f"{self!r} {saw.get(seen, f'saw its metric {seen} times')} in this run, and needs "
+            f"{self.patience + 1} evaluations to open a stage, so "
+            f"{'nothing' if self.max_wait is None else 'only time'} decided"
         )
 
     def why_closed(self, progress: Progress, name: str, stages: Sequence[str]) -> str:

@@ -119,7 +119,6 @@ class Explicit(Timed):
             before = now
             for verb, names in changes:
                 then, now = now, _after(now, (verb, names), stages)
-                ever |= now
                 many = "are" if len(names) > 1 else "is"
                 if verb == "freeze" and run.total_steps and step >= run.total_steps:
                     why = f"{many} to freeze at step {step}, after the end of the run"
@@ -132,6 +131,7 @@ class Explicit(Timed):
                 found.append(
                     f"unfreeze_at[{when!r}][{verb!r}] has no effect: {listing(sorted(names))} {why}"
                 )
+            ever |= now
             if _nested(changes) and now == before:
                 found.append(f"unfreeze_at[{when!r}] has no effect: everything is so already")
         return found
