@@ -281,7 +281,8 @@ class Freezing:
         progress = self._timeline.progress(step)
         undecided = strategy.undecided(progress, names)
         if undecided:
-            warn(undecided)
+            unknown = bool(self._seen) and not self._timeline.decisions
+            warn(f"{undecided}; {strategy.unknown_metric(self._seen)}" if unknown else undecided)
         opened = {name for change in self.history for name in change.opened}
         if self.history[0].step and not strategy.foreign:  # resumed
             opened.update(name for _, now in self._timeline.walk(0, step) for name in now)

@@ -125,7 +125,7 @@ class OnPlateau(Strategy):
         return (
             f"{self!r} {saw.get(seen, f'saw its metric {seen} times')} in this run, and needs "
             f"{self.patience + 1} evaluations to open a stage, so "
-            f"{'nothing' if self.max_wait is None else 'only time'} decided"
+            f"{'none opened' if self.max_wait is None else 'only time decided'}"
         )
 
     def why_closed(self, progress: Progress, name: str, stages: Sequence[str]) -> str:

@@ -161,7 +161,7 @@ def test_a_plateau_schedule_that_could_not_decide_says_so_at_the_end(seen, patie
     by_hand(FreezeSchedule(strategy=OnPlateau("acc", patience=patience)), 6, evaluations=seen)
     said = [str(one.message) for one in caught if "metric" in str(one.message)]
     assert [text in line for line in said] == ([True] if text else [])
-    assert all(line.endswith("so nothing decided") for line in said)
+    assert all(line.endswith("so none opened") for line in said)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,16 @@ def test_training_that_stops_early_says_what_was_still_to_come(tmp_path, monkeyp
 
 
 # ---------------------------------------------------------------- near misses
+
+
+def test_a_metric_of_another_name_in_the_only_evaluation_is_said_at_the_end(caught):
+    model = model_for(conv_net(), metrics=paddle.metric.Accuracy(topk=(1, 2)))
+    schedule = FreezeSchedule(strategy=OnPlateau("acc"))
+    options = {"batch_size": 4, "epochs": 1, "verbose": 0, "callbacks": [schedule]}
+    model.fit(Images(), Images(4), **options)
+    (said,) = [str(one.message) for one in caught if "metric" in str(one.message)]
+    assert "never saw its metric" in said
+    assert said.endswith("did you mean 'acc_top2' or 'acc_top1'?")
 
 
 @pytest.mark.parametrize(
