@@ -286,14 +286,12 @@ class Freezing:
         opened = {name for change in self.history for name in change.opened}
         if self.history[0].step and not strategy.foreign:  # resumed
             opened.update(name for _, now in self._timeline.walk(0, step) for name in now)
-        closed = strategy.ever_open(progress.run, names) - opened
-        reasons: dict[str, list[str]] = {}
-        for name in names:
-            if name in closed:
-                reasons.setdefault(strategy.why_closed(progress, name, names), []).append(name)
-        for why, those in reasons.items():
-            because = f": {why}" if why else ""
-            self._say(f"step {step}: the run ends, and {listing(those)} never opened{because}")
+        ever = strategy.ever_open(progress.run, names)
+        closed = [name for name in names if name in ever and name not in opened]
+        if closed and step > self.history[0].step:
+            why = strategy.why_closed(progress, closed, names)
+            line = f"step {step}: the run ends, and {listing(closed)} never opened"
+            self._say(f"{line}: {why}" if why else line)
 
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice.

@@ -167,6 +167,6 @@ class Strategy:
             return ""
         return f"{self!r} never saw its metric in this run, so only time decided"
 
-    def why_closed(self, progress: Progress, name: str, stages: Sequence[str]) -> str:
-        """Why, at the end of a run, a stage has not opened; empty if there is nothing to say."""
+    def why_closed(self, progress: Progress, closed: Sequence[str], stages: Sequence[str]) -> str:
+        """Why, at the end of a run, some stages never opened; empty if there is nothing to say."""
         return ""

@@ -128,7 +128,7 @@ class OnPlateau(Strategy):
             f"{'none opened' if self.max_wait is None else 'only time decided'}"
         )
 
-    def why_closed(self, progress: Progress, name: str, stages: Sequence[str]) -> str:
+    def why_closed(self, progress: Progress, closed: Sequence[str], stages: Sequence[str]) -> str:
         waited = self._phase(progress, len(stages)).waited
         return (
             f"at the end {self.metric!r} had not improved in {waited} evaluations in a row, "
