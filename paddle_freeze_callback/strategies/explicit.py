@@ -25,7 +25,8 @@ class Explicit(Timed):
     A value is a selector, which opens, or a mapping with the keys ``"unfreeze"`` and
     ``"freeze"``. Of the two the narrower wins, in whatever order they are written:
     ``{"unfreeze": "*", "freeze": "layer1"}`` opens all but ``layer1``. A stage that opened stays
-    open until it is frozen. An entry that changes nothing is warned of. Without a list of ``stages``, the stages follow from the selectors.
+    open until it is frozen. An entry that changes nothing is warned of. Without a list of
+    ``stages``, the stages follow from the selectors.
 
     >>> from paddle_freeze_callback import Progress
     >>> rule = Explicit({0: "fc", "50%": "*"})
