@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from .strategies.run import Run
 from .strategies.timed import HeadThenAll
 from .views.preview import Preview, preview
 from .views.run import FreezeRun
+from .words import warn
 
 
 class FreezeSchedule:
@@ -517,10 +517,9 @@ def _go_on_without_record(strategy: Strategy, where: str) -> None:
             f"{strategy!r} does not follow from time alone, and its decisions so far are in {where}"
         )
     if strategy.decides:
-        warnings.warn(
+        warn(
             f"{strategy!r} starts without the metrics that were evaluated before; they are in "
-            f"{where}",
-            stacklevel=4,
+            f"{where}"
         )
 
 

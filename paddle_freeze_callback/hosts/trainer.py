@@ -104,7 +104,10 @@ class TrainerHost:
 
         Logs of an evaluation are left alone: ``evaluate`` returns them.
         """
-        if self._run is None or not logs or "loss" not in logs:
+        if self._run is None:
+            return
+        self._run.notice()
+        if not logs or "loss" not in logs:
             return
         logs.update(self._run.numbers)
         history = state.log_history
@@ -133,6 +136,7 @@ class TrainerHost:
         """Training is over: everything is put back."""
         run, self._run = self._run, None
         if run is not None:
+            run.conclude(state.global_step)
             # A Trainer may have loaded its best checkpoint since the last epoch's end, so that
             # was the last time to verify.
             run.close(verify=False)
