@@ -31,12 +31,12 @@ zoo-docs: $(READY) .venv-nlp3/.ready .venv-formers/.ready
 
 .venv-nlp3/.ready: setup.cfg pyproject.toml
 	test -x .venv-nlp3/bin/python || $(PYTHON) -m venv .venv-nlp3
-	.venv-nlp3/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp3,test]'
+	.venv-nlp3/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,nlp3,test]'
 	touch $@
 
 .venv-formers/.ready: setup.cfg pyproject.toml
 	test -x .venv-formers/bin/python || $(PYTHON) -m venv .venv-formers
-	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[formers,test]'
+	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,formers,test]'
 	touch $@
 
 # What it costs and saves, with Lightning and finetuning-scheduler beside it; about 20 minutes.
@@ -76,7 +76,7 @@ lint: $(READY)
 
 $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp,plot,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,nlp,plot,test]'
 	touch $@
 
 clean:
