@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
 
-.PHONY: demo test test-compat zoo zoo-docs bench ablation fuzz kill lint docs readme-assets clean
+.PHONY: demo test test-compat test-matrix wheel zoo zoo-docs bench ablation fuzz kill lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -18,6 +18,16 @@ test: $(READY) lint
 test-compat: .venv-nlp3/.ready .venv-formers/.ready
 	.venv-nlp3/bin/python -m pytest $(COMPAT)
 	.venv-formers/bin/python -m pytest $(COMPAT)
+
+# The tests under every release of Paddle, Trainer and Python that we claim; resumed where it stopped.
+test-matrix:
+	$(PYTHON) tests/matrix.py
+
+# dist/*.whl and dist/*.tar.gz, checked.
+wheel: $(READY)
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 # What "auto" finds in every network of the zoo; zoo-docs writes the listings and docs/zoo*.md anew.
 zoo: $(READY)
@@ -80,4 +90,4 @@ $(READY): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf docs/_build $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build dist .matrix $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache

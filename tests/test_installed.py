@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -191,3 +192,87 @@ def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
     assert (site / "paddle" / "__init__.py").read_text(encoding="utf-8") == (
         "__version__ = '3.3.1'\n"
     )
+
+
+def test_the_description_on_the_package_index_has_no_links_into_the_repository(built):
+    (wheel,) = built.glob("*.whl")
+    text = zipfile.ZipFile(wheel).read(
+        f"paddle_freeze_callback-{VERSION}.dist-info/METADATA"
+    ).decode()
+    assert "# paddle_freeze_callback" in text
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", text) == []
+
+
+# ------------------------------------------------------------ what the extras need, and habits
+
+SYSTEMS = {"linux": "x86_64-unknown-linux-gnu", "windows": "x86_64-pc-windows-msvc", "macos": "aarch64-apple-darwin"}  # fmt: skip
+EVERYWHERE = [(system, python) for system in SYSTEMS for python in ("3.10", "3.11", "3.12", "3.13")]
+#: Where each extra is to be had. tool_helpers, which paddlenlp requires, has wheels for Linux on
+#: x86_64 and Pythons up to 3.12, and on 3.12 paddlenlp's onnx tools would be built from source.
+CLAIMED = {
+    "cpu": EVERYWHERE,
+    "plot": EVERYWHERE,
+    "docs": EVERYWHERE,
+    "nlp": [("linux", "3.10"), ("linux", "3.11")],
+    "nlp3": [("linux", "3.10"), ("linux", "3.11")],
+    "formers": [("linux", "3.10"), ("linux", "3.11"), ("linux", "3.12"), ("linux", "3.13")],
+}
+
+
+@pytest.mark.parametrize(
+    ("extra", "system", "python"),
+    [(extra, *where) for extra, places in CLAIMED.items() for where in places],
+)
+def test_an_extra_resolves_wherever_it_is_claimed(extra, system, python, tmp_path):
+    """To wheels alone: nothing is compiled on a user's machine."""
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--extra", extra,
+         "--python-platform", SYSTEMS[system], "--python-version", python,
+         "--only-binary", ":all:", str(ROOT / "setup.cfg")],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    if done.returncode and re.search(r"error sending request|dns error|timed out", done.stderr):
+        pytest.skip("no package index is reached")
+    assert not done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "schema"),
+    [
+        (".github/workflows/*.yml", "vendor.github-workflows"),
+        (".github/ISSUE_TEMPLATE/*.yml", "vendor.github-issue-forms"),
+    ],
+)
+def test_the_files_for_a_public_forge_fit_their_schemas(files, schema):
+    found = [str(path) for path in ROOT.glob(files)]
+    assert found
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *found],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert not done.returncode, done.stdout
+
+
+def test_the_workflow_runs_rows_of_the_matrix_that_exist():
+    import yaml
+
+    rows = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "matrix.py"), "--list"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    names = {line.split()[0] for line in rows}
+    text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    asked = yaml.safe_load(text)["jobs"]["matrix"]["strategy"]["matrix"]["include"]
+    assert {one["row"] for one in asked} <= names
+    assert all(one["row"].endswith(f"py{one['python']}") for one in asked)
+
+
+def test_the_hooks_before_a_commit_are_the_tools_of_make_lint():
+    import yaml
+
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (local,) = yaml.safe_load(text)["repos"]
+    tools = [hook["entry"].split("/")[-1].split()[0] for hook in local["hooks"]]
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2]
+    assert tools == ["ruff", "ruff", "mypy"]
+    assert all(f"/{tool}" in lint for tool in tools)
