@@ -61,8 +61,17 @@ def too_old(version: str) -> bool:
     >>> [too_old(one) for one in ("2.5.2", "2.6.2", "3.0.0-beta1", "3.3.1", "0.0.0")]
     [True, False, False, False, False]
     """
+    return release(version) < LEAST
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a release of Paddle; a nightly build counts as the newest.
+
+    >>> release("3.0.0-beta1"), release("0.0.0")
+    ((3, 0), (99, 0))
+    """
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    return numbers < LEAST and numbers[:1] != (0,)
+    return (99, 0) if numbers[:1] == (0,) else numbers
 
 
 _DISTRIBUTIONS = (

@@ -31,7 +31,8 @@ PLACE = ROOT / ".matrix"
 
 WHOLE: tuple[str, ...] = ()
 # Contract, events, resume, several processes, the zoo: what the Makefile calls COMPAT.
-COMPAT = tuple(re.search(r"^COMPAT := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1].split())  # fmt: skip
+_MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+COMPAT = tuple(_MAKEFILE.partition("\nCOMPAT := ")[2].partition("\n")[0].split())
 # fit, resume and loops of one's own.
 LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
 
@@ -44,7 +45,7 @@ class Row:
     python: str
     trainer: str = ""  # an extra of ours
     tests: tuple[str, ...] = WHOLE
-    remark: tuple[str, str] = ("", "")  # English, Chinese
+    besides: tuple[str, ...] = ()  # further requirements
 
     @property
     def name(self) -> str:
@@ -64,7 +65,7 @@ ROWS = (
     Row("3.2.2", "3.10"),
     Row("3.1.1", "3.12"),
     Row("3.0.0", "3.13"),
-    Row("2.6.2", "3.10", "nlp", LOOPS),
+    Row("2.6.2", "3.10", "nlp", LOOPS, ("numpy<2",)),
 )
 
 
@@ -98,7 +99,7 @@ def environment(row: Row, python: str) -> Path:
         extras = ",".join(filter(None, [row.trainer, "plot", "test"]))
         subprocess.run(
             [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             f"paddlepaddle=={row.paddle}", "--editable", f"{ROOT}[{extras}]"],
+             f"paddlepaddle=={row.paddle}", "--editable", f"{ROOT}[{extras}]", *row.besides],
             check=True,
         )  # fmt: skip
         (folder / "ready").touch()
@@ -139,8 +140,11 @@ HEADS = {
     ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 运行日期 |",
 }
 TRAINERS = {
-    "": "-", "nlp": "PaddleNLP 2.8.1", "nlp3": "PaddleNLP 3.0.0b4", "formers": "PaddleFormers 1.2.0",
-}  # fmt: skip
+    "": "-",
+    "nlp": "PaddleNLP 2.8.1",
+    "nlp3": "PaddleNLP 3.0.0b4",
+    "formers": "PaddleFormers 1.2.0",
+}
 SCOPES = {
     "": {"whole": "all", "compat": "contract, resume, several processes, zoo", "loops": "loops"},
     ".zh-CN": {"whole": "全部", "compat": "约定、续训、多进程、模型库", "loops": "训练循环"},
@@ -175,7 +179,8 @@ def write_docs() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--row", action="append", default=[], help="part of a row's name")
     parser.add_argument("--list", action="store_true", help="show the rows")
     parser.add_argument("--docs", action="store_true", help="write the tables only")

@@ -149,6 +149,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_sparse": {"session/preflight.py"},
     "_use_global_stats": {"freezing/still.py"},
     # mixed precision, traced functions, data parallel
+    "_amp_dtype": {"cache/feature_cache.py"},
     "_amp_level": {"cache/feature_cache.py"},
     "_dygraph_tracer": {"cache/feature_cache.py"},
     "_descriptor_cache": {"freezing/freezer.py"},
