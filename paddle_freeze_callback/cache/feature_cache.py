@@ -372,4 +372,4 @@ def _amp_state() -> tuple[str, str]:
     """The level and dtype of mixed precision."""
     # paddle.is_autocast_enabled() does not distinguish O1 from O2, whose features differ.
     tracer = paddle.base.framework._dygraph_tracer()
-    return str(tracer._amp_level), str(paddle.get_autocast_dtype())
+    return str(tracer._amp_level), str(tracer._amp_dtype)  # paddle.get_autocast_dtype is of 3.2

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..installed import versions
 from ..options import reading
 from ..options.flags import FLAGS, PREFIX, Flag
 from ..schedule import FreezeSchedule
@@ -129,6 +130,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         **formatted(*_EXAMPLES),
     )
     parser.add_argument("--version", action="version", version=f"paddle_freeze_callback {VERSION}")
+    parser.add_argument(
+        "--versions", action="version", version=versions(),
+        help="show what a report of a fault should say of this machine, and exit",
+    )  # fmt: skip
     commands = parser.add_subparsers(
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )

@@ -134,7 +134,9 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
             per_parameter.pop(name, None)
             if master is not None:
                 per_parameter.pop(master.name, None)
-        inner._already_create_accumulator.discard(name)
+        created = getattr(inner, "_already_create_accumulator", None)  # not in Paddle 2.6
+        if created is not None:
+            created.discard(name)
 
 
 def renew(optimizer: Any, opened: Iterable[Weight]) -> None:
