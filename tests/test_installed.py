@@ -182,7 +182,8 @@ def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet",
          "--disable-pip-version-check", str(wheel)],
-        capture_output=True, text=True,
+        capture_output=True, text=True, cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )  # fmt: skip
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip("no package index is reached")

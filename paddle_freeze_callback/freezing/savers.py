@@ -9,7 +9,6 @@ read as trainable, whoever makes it.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -19,6 +18,7 @@ import paddle
 from paddle import nn
 
 from ..stages.weights import Weight, layers, weights
+from ..words import warn
 
 # The method by which all of them ask, whether they save or load, in each library.
 _ASKS = "get_trainable_state_dict"
@@ -65,12 +65,11 @@ def _warn_of_unsaved(network: nn.Layer, trained: Collection[Weight]) -> None:
         own -= {id(weight.tensor) for weight in weights(prefix)}
         lost = [weight.name for weight in trained if id(weight.tensor) in own]
         if lost:
-            warnings.warn(
+            warn(
                 f"{type(layer).__name__} saves its prefix alone, so that a checkpoint of a Trainer "
                 f"lacks what the schedule opens under it: {', '.join(lost[:3])}"
                 f"{f' and {len(lost) - 3} more' if lost[3:] else ''}. Save it yourself, "
-                "or leave it frozen",
-                stacklevel=6,
+                "or leave it frozen"
             )
 
 
