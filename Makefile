@@ -74,12 +74,12 @@ kill: $(READY)
 kill-lora: $(READY)
 	$(BIN)/python tests/programs/kill.py 20 lora
 
-# The API reference, into docs/_build/html; a warning is an error.
+# The site, English and Chinese, into docs/_build/html; a warning is an error.
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# The READMEs' pictures and outputs, as they are today.
+# The documents' pictures, outputs and tables of options, as they are today.
 readme-assets: $(READY)
 	$(BIN)/python docs/readme_assets.py
 

@@ -47,7 +47,7 @@ class FreezeSchedule:
     A moment (``every``, ``start``, keys of ``unfreeze_at``) is an ``int``, which counts epochs,
     or a string such as ``"3 epochs"``, ``"500 steps"`` or ``"30%"`` of the run. Selectors are
     described in :mod:`paddle_freeze_callback.stages.selectors`, stages in
-    :func:`paddle_freeze_callback.partition`, the cache in :mod:`paddle_freeze_callback.cache`.
+    :func:`paddle_freeze_callback.partition`, the cache in the guide of that name.
 
     Without any option, in a Trainer whose arguments have ``freeze_*`` flags (see
     :class:`FreezeTrainingArguments`), it takes its options from the flags.

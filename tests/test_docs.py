@@ -73,9 +73,11 @@ def without_words(language: str, block: str) -> object:
     return block
 
 
+#: Faces of the site: they hold the READMEs and the changelog.
+FACES = {"docs/index.md", "docs/index.zh-CN.md", "docs/changelog.md"}
 #: Documents in both languages, without their endings.
 TRANSLATED = sorted(
-    name.removesuffix(".zh-CN.md") for name in DOCUMENTS if name.endswith(".zh-CN.md")
+    name.removesuffix(".zh-CN.md") for name in set(DOCUMENTS) - FACES if name.endswith(".zh-CN.md")
 )
 
 
@@ -94,7 +96,7 @@ def test_both_languages_have_the_same_sections_code_and_tables(name):
 
 
 def test_a_document_for_users_is_there_in_both_languages():
-    docs = {name for name in DOCUMENTS if name.startswith(("docs/", "README"))}
+    docs = {name for name in set(DOCUMENTS) - FACES if name.startswith(("docs/", "README"))}
     assert docs == {f"{name}{ending}" for name in TRANSLATED for ending in (".md", ".zh-CN.md")}
 
 
@@ -188,6 +190,13 @@ def test_the_outputs_in_the_documents_are_what_is_printed_today():
             path = assets.place("output", name, ending)
             found = assets.block(name, path.read_text(encoding="utf-8"))
             assert found == output.rstrip("\n") + "\n", f"{path.name}: run make readme-assets"
+
+
+def test_every_page_of_the_site_is_in_its_table_of_contents():
+    listed = re.findall(r"^([\w.-]+|.* <.*>)$", text_of("docs/index.md"), re.MULTILINE)
+    pages = {one.partition("<")[2].rstrip(">") or one for one in listed} | {"index"}
+    there = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert there <= pages
 
 
 def test_the_reference_names_everything_that_is_public():

@@ -256,6 +256,7 @@ def test_every_extra_resolves_to_wheels_wherever_it_is_claimed(tmp_path):
     [
         (".github/workflows/*.yml", "vendor.github-workflows"),
         (".github/ISSUE_TEMPLATE/*.yml", "vendor.github-issue-forms"),
+        (".readthedocs.yaml", "vendor.readthedocs"),
     ],
 )
 def test_the_files_for_a_public_forge_fit_their_schemas(files, schema):

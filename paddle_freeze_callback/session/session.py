@@ -50,7 +50,7 @@ _NEVER = sys.maxsize
 class Freezing:
     """A schedule at work on a network, from the beginning of a run to its end.
 
-    Get one from :meth:`FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
+    Get one from :meth:`.FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
     :meth:`close` at the end (a ``with`` block does).
 
     Attributes:
