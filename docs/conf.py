@@ -2,16 +2,32 @@
 
 import re
 
+import jieba
+
 from paddle_freeze_callback import __version__
 
 project = "paddle_freeze_callback"
 author = "The paddle_freeze_callback developers"
+copyright = author
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "index"
 exclude_patterns = ["_build"]
 # Splits Chinese into words, and stems the English ones beside it.
 html_search_language = "zh"
+for _term in (
+    "骨干网络",
+    "任务头",
+    "冻结计划",
+    "解冻策略",
+    "逐层解冻",
+    "选择器",
+    "断点续训",
+    "梯度累积",
+):
+    jieba.add_word(_term)
+html_static_path = ["_static"]
+html_js_files = ["search.js"]
 html_theme = "furo"
 html_title = f"paddle_freeze_callback {release}"
 html_theme_options = {"navigation_with_keys": True}
