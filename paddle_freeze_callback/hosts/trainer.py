@@ -97,6 +97,8 @@ class TrainerHost:
 
         Logs of an evaluation are left alone: ``evaluate`` returns them.
         """
+        if self._run is not None:
+            self._run.check_flags(state.global_step)
         if self._run is None or not logs or "loss" not in logs:
             return
         logs.update(self._run.numbers)

@@ -182,7 +182,7 @@ def cache_bytes(
         WeightState(network, survey.weights),
         ForwardState(network),
     )  # freezing drops waiting gradients
-    freezer = Freezer(survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval")
+    freezer = Freezer(survey, plan.stages, plan.openable, alone=plan.alone, frozen_dropout="eval")
     try:
         with paddle.enable_grad():
             network.train()
@@ -203,9 +203,7 @@ def first_step(survey: Survey, plan: Plan, opened: Collection[str], batch: Any) 
     """
     network = survey.network
     before = (WeightState(network, survey.weights), ForwardState(network))
-    freezer = Freezer(
-        survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="train"
-    )
+    freezer = Freezer(survey, plan.stages, plan.openable, alone=plan.alone)
     watching = None
     try:
         with paddle.enable_grad():

@@ -17,6 +17,7 @@ from ..session.plan import Plan
 from ..session.plan import plan as plan_of
 from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
 from ..stages.partition import Stages, Survey
+from ..stages.selectors import Selector
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
@@ -129,6 +130,7 @@ def preview(
     batch: Any = None,
     frees_state: bool = False,
     cache: CacheOptions | None = None,
+    untouched: Selector | None = None,
 ) -> Preview:
     """What a schedule will do to a network; the network is left as it was found.
 
@@ -142,6 +144,7 @@ def preview(
         batch: as in :meth:`FreezeSchedule.preview`.
         frees_state: whether the optimizer drops the state of a stage that freezes again.
         cache: the cache's options; with a batch, the cache is tried in each phase.
+        untouched: what is left alone altogether.
 
     Raises:
         ValueError, TypeError: as at the start of a run.
@@ -149,7 +152,7 @@ def preview(
     """
     survey = Survey(network)
     refuse_running(network)
-    plan = plan_of(survey, stages, strategy, learning_rates)
+    plan = plan_of(survey, stages, strategy, learning_rates, untouched)
     refuse_misfits(plan, survey, run)
     if optimizer is not None:
         refuse_optimizer(plan, survey, run, optimizer)
