@@ -52,13 +52,14 @@ class Conflicts:
         Raises:
             RuntimeError: if a flag differs, in the mode ``"error"``.
         """
-        if step >= self.next:
-            self._distance = min(2 * self._distance, _MOST)
-            self.next = step + self._distance
         found = self._freezer.conflicts()
         self.opened.update(found.get(False, ()))
         if found and self._mode == "enforce":
             self._freezer.apply(open_stages)
+            self._distance, self.next = 1, step + 1  # it may happen at every step
+        elif step >= self.next:
+            self._distance = min(2 * self._distance, _MOST)
+            self.next = step + self._distance
         for frozen, names in found.items():
             text = self._text(names, frozen, step)
             if self._mode == "error":
