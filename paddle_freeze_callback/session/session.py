@@ -107,7 +107,8 @@ class Freezing:
         self._freed: set[str] = set()
         self._seen: dict[str, Any] = {}
         self._step = step
-        self._next = _NEVER
+        self._next = _NEVER  # the step at which to look, at flags or at all
+        self._due = 0  # the step at which to look at all
         self._open: tuple[str, ...] = ()
         self._sums: dict[str, str] = {}
         self._sample: GradientSample | None = None
@@ -174,6 +175,7 @@ class Freezing:
     def epoch_began(self, step: int) -> None:
         """After so many steps an epoch begins, in a run whose data has no length."""
         self._step = step
+        self._due = step
         self._timeline = self._timeline.epoch_began(step)
         self._look()
 
@@ -203,7 +205,7 @@ class Freezing:
         self._decide(strategy.decide(progress, self._plan.schedulable))
         if self._best is not None and self._timeline.best_step(self._step) == self._step:
             self._best.take(self._freezer.frozen())
-        self._next = self._step
+        self._next = self._due = self._step
         if step is None:
             self._look()
 
@@ -410,19 +412,24 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
+        if self._step >= self._conflicts.next:
+            self.check_flags(self._step)
+        if self._step >= self._due:
+            self._look_at_all()
+        self._next = min(self._due, self._conflicts.next)
+
+    def _look_at_all(self) -> None:
         self._numbers = None
         self._finish_sample()
         self._finish_first_step()
         strategy = self._plan.strategy
         if strategy.needs_evaluation and self._seen and not self._timeline.decisions:
             raise ValueError(strategy.unknown_metric(self._seen))
-        if self._step >= self._conflicts.next:
-            self.check_flags(self._step)
         self._converge()
         coming = self._timeline.next_step(self._step)
-        self._next = min(_NEVER if coming is None else coming, self._conflicts.next)
+        self._due = _NEVER if coming is None else coming
         if self._set_rates() or self._first_step is not None:
-            self._next = self._step + 1
+            self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
             members = {name: self._freezer.members(name) for name in self._open}
             self._sample = GradientSample(members, self._step)
