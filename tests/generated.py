@@ -284,6 +284,8 @@ def check_rival(body: nn.Layer, strategy, user_froze: tuple, rival: tuple) -> No
         assert not changed or told[0].split()[0] in changed
         if mode == "enforce":
             assert {name: tensor.stop_gradient for name, tensor in every.items()} == before
+        for name, flag in before.items():
+            every[name].stop_gradient = flag
 
 
 def check_cache(body: nn.Layer, strategy, user_froze: tuple) -> None:
