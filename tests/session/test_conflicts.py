@@ -270,3 +270,22 @@ def test_after_the_run_flags_are_nobody_elses_business():
     open_all(network)
     run.evaluated({})
     run.verify()
+
+
+def test_the_end_of_an_epoch_of_fit_looks_at_once():
+    schedule = FreezeSchedule(strategy="head_only")
+    callbacks = [schedule, InFit(open_all, 9)]
+    with pytest.warns(UserWarning, match="between steps 7 and 12"):
+        model_for(conv_net()).fit(
+            Images(48), batch_size=4, epochs=2, verbose=0, callbacks=callbacks
+        )
+
+
+def test_what_the_user_froze_inside_a_stage_the_user_may_move():
+    network = conv_net()
+    network.block1[0].weight.stop_gradient = True
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with FreezeSchedule(verify=True).attach(network, optimizer, total_steps=9) as run:
+        network.block1[0].weight.set_value(network.block1[0].weight + 1)
+        run.verify()
+    assert run.at_work is False
