@@ -163,6 +163,7 @@ def preview(
         stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
         for stage in plan.stages
     }
+    beside = sum(every[name].numel for name in plan.alone if every[name].trains)
     work = None
     if batch is not None:
         work = estimate.work_measured(network, plan.stages, every, batch)
@@ -184,8 +185,8 @@ def preview(
     for step, until, opened in _openings(plan, run):
         in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
         had = opened if frees_state else had | opened
-        trainable = sum(opens[name] for name in in_order)
-        state = moments * sum(opens[name] for name in had)
+        trainable = beside + sum(opens[name] for name in in_order)
+        state = moments * (beside + sum(opens[name] for name in had))
         phases.append(
             Phase(
                 step, until, run.epoch_of(step), in_order, trainable, trainable / total,

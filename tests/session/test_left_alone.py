@@ -147,7 +147,9 @@ def test_untouched_weights_that_train_go_on_training():
         weight.tensor.stop_gradient = False
     before = values(network)
     schedule = FreezeSchedule(strategy="head_only", untouched="student.1")
+    (planned,) = schedule.preview(network, epochs=4, steps_per_epoch=6).phases
     by_hand(network, schedule, None)
+    assert schedule.history[0].trainable == planned.trainable == 2 * 4 + 10
     changed = moved(before, values(network))
     assert {"head.weight"} <= changed
     assert "student.0.weight" not in changed

@@ -88,6 +88,18 @@ def test_scales_of_what_trains_go_on_measuring(loop, tmp_path):
     assert moved(middle, scales(network, "block3"))
 
 
+def test_an_evaluation_before_the_scales_have_settled_measures_nothing():
+    network = quantized()
+    optimizer = paddle.optimizer.SGD(0.05, parameters=network.parameters())
+    with FreezeSchedule(strategy="head_only").attach(network, optimizer, total_steps=4):
+        network.train()
+        network(paddle.rand([2, 1, 6, 6]))
+        before = scales(network, "block")
+        network.eval()
+        network(paddle.rand([2, 1, 6, 6]))
+    assert not moved(before, scales(network, "block"))
+
+
 def test_stages_of_a_quantized_network_are_those_of_the_network():
     def sizes(network):
         return [(stage.name, stage.numel) for stage in partition(network)]
