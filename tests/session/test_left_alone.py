@@ -234,3 +234,29 @@ def test_a_twin_is_a_frozen_part_of_several_layers_beside_its_like_that_trains()
     assert two(kind=lambda: nn.Linear(2, 2)) == []
     assert two(frozen=("a", "b")) == []
     assert two(frozen="b.0") == []
+
+
+def test_statistics_that_are_the_users_go_on_moving_beside_a_cache():
+    """The norm's output happens not to depend on them: each sample is normalized before it."""
+    results = []
+    for options in ({}, {"cache": "memory"}):
+        paddle.seed(1)
+        network = nn.Sequential(
+            ("norms", nn.Sequential(nn.InstanceNorm2D(4), nn.BatchNorm2D(4))),
+            ("flat", nn.Flatten()),
+            ("head", nn.Linear(36, 2)),
+        )
+        for tensor in network.norms[1].parameters():
+            tensor.stop_gradient = True
+        optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+        batch = paddle.rand([4, 4, 3, 3])
+        schedule = FreezeSchedule(unfreeze_at={0: "head"}, **options)
+        with schedule.attach(network, optimizer, epochs=4, steps_per_epoch=1) as run:
+            for _ in range(4):
+                network(batch).square().mean().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                run.step()
+        results.append(values(network))
+    assert not moved(*results)
+    assert run.cache.off == "norms moves its _mean in each forward"
