@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from paddle import nn
 
 from .cache.options import CacheOptions
 from .checks import documented
-from .hosts import HapiHost, TrainerHost, announce
+from .hosts import HapiHost, TrainerHost, announce, expect_checkpoint
 from .options import reading
 from .options.flags import PREFIX
 from .options.options import Options, described, taking
@@ -31,6 +30,7 @@ from .strategies.run import Run
 from .strategies.timed import HeadThenAll
 from .views.preview import Preview, preview
 from .views.run import FreezeRun
+from .words import warn
 
 
 class FreezeSchedule:
@@ -429,8 +429,10 @@ class FreezeSchedule:
             announce(params)
 
     def on_init_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The Trainer was built: wrong flags are found now."""
+        """The Trainer was built: wrong flags are found now, and a checkpoint may be loaded next."""
         self._take_options_from(args)
+        rates = self._manners["learning_rates"]
+        expect_checkpoint(context.get("model"), self._options.stages, self._strategy, rates)
 
     def on_train_begin(self, *event: Any, **context: Any) -> None:
         """Training begins; in a Trainer after the optimizer's state was loaded."""
@@ -517,10 +519,9 @@ def _go_on_without_record(strategy: Strategy, where: str) -> None:
             f"{strategy!r} does not follow from time alone, and its decisions so far are in {where}"
         )
     if strategy.decides:
-        warnings.warn(
+        warn(
             f"{strategy!r} starts without the metrics that were evaluated before; they are in "
-            f"{where}",
-            stacklevel=4,
+            f"{where}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Any
 
 from paddle import nn
 
@@ -11,6 +12,17 @@ from .tree import Node
 
 # A layer with its path and the identities of the weights that decide whether it is frozen.
 Governed = tuple[str, nn.Layer, frozenset[int]]
+
+
+def before_all(layer: nn.Layer, hook: Any) -> Any:
+    """Register a hook that comes before the layer's other forward-pre-hooks; gives its handle.
+
+    ``register_forward_pre_hook(prepend=True)`` is Paddle's since 3.3. For releases before that,
+    the entry is moved in the mapping that Paddle walks.
+    """
+    handle = layer.register_forward_pre_hook(hook)
+    layer._forward_pre_hooks.move_to_end(handle._hook_id, last=False)
+    return handle
 
 
 class EvalForward:
@@ -29,7 +41,7 @@ class EvalForward:
         self._found: list[bool] = []
         self._settled = False
         self._handles = (
-            layer.register_forward_pre_hook(self._enter, prepend=True),
+            before_all(layer, self._enter),
             layer.register_forward_post_hook(self._leave),
         )
 

@@ -7,10 +7,10 @@ one.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 from ..freezing.freezer import Freezer
+from ..words import warn
 
 _MOST = 100  # steps between two looks
 
@@ -70,7 +70,7 @@ class Conflicts:
             if self._mode == "enforce":
                 self._say(text)
             else:
-                warnings.warn(text, stacklevel=6)
+                warn(text)
         self._seen = step
 
     def who_moved(self, name: str) -> str:

@@ -21,7 +21,7 @@ from ..stages.weights import Weight
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
-from ..strategies.run import Run
+from ..strategies.run import Progress, Run
 from ..words import EVERYTHING
 from .alone import apart, twins
 
@@ -60,6 +60,13 @@ class Plan:
         ever_open = self.strategy.ever_open(run, self.schedulable)
         wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
         return [w for w in survey.weights if w.name in wanted & self.openable]
+
+    def opens_late(self, run: Run) -> str | None:
+        """The first stage that may open after the first step, if one may."""
+        names = self.schedulable
+        first = self.strategy.open_stages(Progress(0, run, stages=names), names)
+        late = self.strategy.ever_open(run, names).difference(first)
+        return next((name for name in names if name in late), None)
 
 
 def plan(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,14 +27,16 @@ from ..freezing.best_weights import BestWeights
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
+from ..freezing.savers import tell_savers
 from ..stages.declared import REST
 from ..stages.partition import Stage, Stages, Survey, covering
 from ..stages.selectors import Selector
+from ..stages.weights import layers, own_parameters
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
-from ..words import listing
+from ..words import listing, warn
 from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
@@ -90,7 +91,7 @@ class Freezing:
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
         for doubt in doubts(self._plan, run):
-            warnings.warn(doubt, stacklevel=4)
+            warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
         self.history: list[Transition] = []
         self.metrics: dict[str, list[tuple[int, float]]] = {}
@@ -111,6 +112,7 @@ class Freezing:
         self._due = 0  # the step at which to look at all
         self._open: tuple[str, ...] = ()
         self._sums: dict[str, str] = {}
+        self._known = _parameters(network)
         self._sample: GradientSample | None = None
         self._first_step: FirstStep | None = None
         self.unreached: tuple[str, ...] = ()
@@ -132,7 +134,12 @@ class Freezing:
             {s.name: self._freezer.members(s.name) for s in self._plan.stages}
         )
         hold(network, self)
-        # If training fails and the run is thrown away, the network is still put back.
+        opening = {weight.name for weight in will_open}
+        trained = [w for w in survey.weights if w.trains or w.name in opening]
+        self.undo_also(untell := tell_savers(network, trained))
+        # If training fails and the run is thrown away, the network is still put back: what is
+        # registered last comes first.
+        weakref.finalize(self, untell).atexit = False
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
         if self._cache is not None:
@@ -140,9 +147,8 @@ class Freezing:
         try:
             self._openings = self._timeline.openings(step)
             before = self._timeline.open_at(step - 1) if step else ()
-            trained = [w for name in before for w in self._freezer.members(name)]
-            optimizers.settle(optimizer, trained)
-            changes = record.changes(before) if record else ""
+            optimizers.settle(optimizer, [w for n in before for w in self._freezer.members(n)])
+            changes = record.changes(before, self._timeline.open_at(step)) if record else ""
             if changes:
                 say(f"resumed at step {step} with another schedule than the saved run {changes}")
             if record is not None and checkpoint is not None:
@@ -193,6 +199,7 @@ class Freezing:
         """
         self._step = self._step if step is None else step
         self.check_flags(self._step)
+        self.notice()
         values = {name: _single(value) for name, value in metrics.items()}
         self._seen.update(values)
         for name, value in values.items():
@@ -237,6 +244,18 @@ class Freezing:
         """
         self._step = step
         self._finish_sample()
+        self.notice()
+
+    def notice(self) -> None:
+        """Say which weights came into the network meanwhile; a loop calls this at its logs."""
+        now = _parameters(self._freezer.network)
+        new = [now[one][0] for one in now if one not in self._known]
+        self._known |= now
+        if new:
+            self._say(
+                f"new in the network: {listing(new, noun='weights')}; no stage holds them, so "
+                "nothing freezes, opens or counts them; add layers before training starts"
+            )
 
     def check_flags(self, step: int) -> None:
         """Notice flags that somebody else has set, so many optimizer steps being done.
@@ -271,18 +290,35 @@ class Freezing:
     def close(self, *, verify: bool = True, step: int | None = None) -> None:
         """The run is over: verify if asked to, and put the network back as it was found."""
         self._step = self._step if step is None else step
-        strategy = self._plan.strategy
         try:
             if verify and self._freezer.holds:
-                self._finish_first_step()
-                if strategy.needs_evaluation and not self._timeline.decisions:
-                    warnings.warn(
-                        f"{strategy!r} never saw its metric in this run, so only time decided",
-                        stacklevel=3,
-                    )
-                self.verify(step)
+                self.conclude(self._step)
+                self.verify()
         finally:
             self.restore(flags=self._restore)
+
+    def conclude(self, step: int) -> None:
+        """Training is over after so many steps: say what never happened, and why."""
+        if not self._freezer.holds:
+            return
+        self._step = step
+        self.notice()
+        self._finish_first_step()
+        strategy, names = self._plan.strategy, self._plan.schedulable
+        progress = self._timeline.progress(step)
+        undecided = strategy.undecided(progress, names)
+        if undecided:
+            unknown = bool(self._seen) and not self._timeline.decisions
+            warn(f"{undecided}; {strategy.unknown_metric(self._seen)}" if unknown else undecided)
+        opened = {name for change in self.history for name in change.opened}
+        if self.history[0].step and not strategy.foreign:  # resumed
+            opened.update(name for _, now in self._timeline.walk(0, step) for name in now)
+        ever = strategy.ever_open(progress.run, names)
+        closed = [name for name in names if name in ever and name not in opened]
+        if closed and step > self.history[0].step:
+            why = strategy.why_closed(progress, closed, names)
+            line = f"step {step}: the run ends, and {listing(closed)} never opened"
+            self._say(f"{line}: {why}" if why else line)
 
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice.
@@ -544,6 +580,15 @@ class Freezing:
         if self._best:
             self._best.put_back()
             self._say(f"step {self._step}: loads the best weights since the last transition")
+
+
+def _parameters(network: nn.Layer) -> dict[int, tuple[str, paddle.Tensor]]:
+    """All parameters by identity, statistics included: their flags do not matter here."""
+    return {
+        id(tensor): (f"{path}.{own}" if path else own, tensor)
+        for path, layer in layers(network)
+        for own, tensor in own_parameters(layer).items()
+    }
 
 
 def _agreed(names: tuple[str, ...]) -> tuple[str, ...]:

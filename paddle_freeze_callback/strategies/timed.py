@@ -62,6 +62,12 @@ class Timed(Strategy):
         ever = self._first_opening(run.foreseen(epochs=10**5), stages)
         return [(name, None) for name in ever if name not in within]
 
+    def why_closed(self, progress: Progress, closed: Sequence[str], stages: Sequence[str]) -> str:
+        opens = self._first_opening(progress.run, stages)
+        coming = [name for name in closed if name in opens]
+        first = min(coming, key=lambda name: opens[name], default=None)
+        return f"{first} opens at step {opens[first]}" if first else ""
+
     def _first_opening(self, run: Run, stages: Sequence[str]) -> dict[str, int]:
         first: dict[str, int] = {}
         for step, names in self.openings(run, stages):

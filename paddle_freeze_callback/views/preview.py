@@ -132,24 +132,7 @@ def preview(
     cache: CacheOptions | None = None,
     untouched: Selector | None = None,
 ) -> Preview:
-    """What a schedule will do to a network; the network is left as it was found.
-
-    Args:
-        network: the network.
-        stages: as in :class:`FreezeSchedule`.
-        strategy: which stages are open when.
-        learning_rates: multipliers of the stages.
-        run: how long the run is; its number of steps must be known.
-        optimizer: as in :meth:`FreezeSchedule.preview`.
-        batch: as in :meth:`FreezeSchedule.preview`.
-        frees_state: whether the optimizer drops the state of a stage that freezes again.
-        cache: the cache's options; with a batch, the cache is tried in each phase.
-        untouched: what is left alone altogether.
-
-    Raises:
-        ValueError, TypeError: as at the start of a run.
-        RuntimeError: if a schedule is at work on the network.
-    """
+    """What a schedule will do to a network; see :meth:`FreezeSchedule.preview`."""
     survey = Survey(network)
     refuse_running(network)
     plan = plan_of(survey, stages, strategy, learning_rates, untouched)

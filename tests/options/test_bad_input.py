@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -393,6 +394,21 @@ ROWS = {
         lambda: attached(FreezeSchedule(unfreeze_at={0: "fc", "3 steps": {"freeze": "*"}})),
         "nothing would train from step 3 on",
     ),
+    "opened and frozen at once": (
+        lambda: attached(
+            FreezeSchedule(unfreeze_at={0: "*", 1: {"freeze": "fc", "unfreeze": "fc"}})
+        ),
+        "unfreeze_at[1] both opens and freezes fc; name it once, or make one",
+    ),
+    "freezing alone": (
+        lambda: attached(FreezeSchedule(unfreeze_at={0: {"freeze": "block1"}})),
+        'all but block1, write {0: {"unfreeze": "*", "freeze": "block1"}}',
+    ),
+    "freezing alone, several": (
+        lambda: attached(FreezeSchedule(unfreeze_at={1: {"freeze": ["fc", "block1"]}})),
+        '1 opens nothing; to open all but block1, fc, write {0: {"unfreeze": "*", "freeze": '
+        '["block1", "fc"]}}',
+    ),
     "all frozen already": (lambda: attached(network=frozen_net()), "frozen already; nothing would"),
     "optimizer of the head": (
         lambda: (lambda n: attached(network=n, optimizer=adam(n.fc.parameters())))(conv_net()),
@@ -404,6 +420,15 @@ ROWS = {
             lambda n: attached(network=n, optimizer=adam(n.parameters(), use_multi_tensor=True))
         )(conv_net()),
         "Adam(use_multi_tensor=True) keeps the list",
+    ),
+    "LookAhead": (
+        lambda: (
+            lambda n: attached(
+                network=n, optimizer=paddle.incubate.LookAhead(adam(n.parameters()))
+            )
+        )(conv_net()),
+        "takes zeros for those that open later, here 'block3': it would pull them towards zero. "
+        "Give the schedule and the training loop the optimizer inside it",
     ),
     "no optimizer at all": (
         lambda: attached(optimizer=SimpleNamespace(step=None)),
@@ -573,6 +598,7 @@ def test_wrong_input_is_answered_with_what_is_wrong_and_what_to_do(name, tmp_pat
         call(tmp_path) if takes_folder else call()
     text = str(caught.value)
     assert message in text
+    assert not re.search(r"\b_[A-Z]", text), "a name of our own insides"
     if not isinstance(caught.value, OSError):
         last = traceback.extract_tb(caught.tb)[-1].filename
         assert Path(paddle_freeze_callback.__file__).parent in Path(last).parents, last
