@@ -147,6 +147,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_all_weights": {"freezing/kernels.py"},
     "_cudnn_impl": {"freezing/kernels.py"},
     "_sparse": {"session/preflight.py"},
+    "_moving_rate": {"freezing/still.py"},
     "_use_global_stats": {"freezing/still.py"},
     # mixed precision, traced functions, data parallel
     "_amp_dtype": {"cache/feature_cache.py"},

@@ -107,6 +107,7 @@ class TrainerHost:
         if self._run is None:
             return
         self._run.notice()
+        self._run.check_flags(state.global_step)
         if not logs or "loss" not in logs:
             return
         logs.update(self._run.numbers)

@@ -204,7 +204,9 @@ def _in_training(
     network = survey.network
     # Freezing drops waiting gradients.
     before = (WeightState(network, survey.weights), ForwardState(network))
-    freezer = Freezer(survey, plan.stages, plan.openable, frozen_dropout=frozen_dropout)
+    freezer = Freezer(
+        survey, plan.stages, plan.openable, alone=plan.alone, frozen_dropout=frozen_dropout
+    )
     try:
         with paddle.enable_grad():
             network.train()
