@@ -166,6 +166,24 @@ class FreezeSchedule:
         return cls(strategy=RandomStages(k, every, always, seed), **options)
 
     @classmethod
+    def bitfit(cls, **options: Any) -> FreezeSchedule:
+        """BitFit: the head and every bias train, from start to end, and nothing else.
+
+        ``strategy="bitfit"`` is the same. Biases learn at higher rates than all weights do: the
+        paper tries 1e-4 to 1e-3 for BERT. Give the optimizer such a rate.
+
+        Source: Ben Zaken et al. 2022, "BitFit".
+
+        Args:
+            options: further options of the constructor.
+
+        >>> FreezeSchedule.bitfit()
+        FreezeSchedule(strategy='bitfit')
+        """
+        _no_strategy("bitfit", options)
+        return cls(strategy="bitfit", **options)
+
+    @classmethod
     def from_args(cls, args: Any) -> FreezeSchedule:
         """A schedule from parsed ``freeze_*`` flags.
 

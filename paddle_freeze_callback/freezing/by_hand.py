@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from paddle import nn
 
 from ..stages.partition import Survey
-from ..stages.selectors import Selector, asked_by_name
+from ..stages.selectors import Selector, asked_by_name, items
 from ..words import EVERYTHING
 from .freezer import set_frozen
 from .kernels import Spared, spare
@@ -95,7 +95,10 @@ def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, .
     state = _by_hand.setdefault(network, _ByHand())
     found = {id(w.tensor): state.frozen.get(id(w.tensor), w.tensor.stop_gradient) for w in chosen}
     opened = []
-    by_name = asked_by_name(chosen, selector, [w for w in chosen if not found[id(w.tensor)]])
+    by_name: set[str] = set()
+    for one in items(selector):
+        inside = survey.select(one)
+        by_name |= asked_by_name(inside, one, [w for w in inside if not found[id(w.tensor)]])
     for weight in chosen:
         if not weight.trains and (not found[id(weight.tensor)] or weight.name in by_name):
             set_frozen(weight.tensor, False)

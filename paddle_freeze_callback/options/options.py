@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from ..checks import boolean, named, one_of, option
 from ..strategies.base import Strategy
-from ..strategies.by_name import NAMES, RECIPES, STRATEGIES, arguments_of, recipe_of, required_of
+from ..strategies.by_name import NAMES, RECIPES, STRATEGIES, recipe_of, required_of
 from ..strategies.deciding import Custom
 from ..strategies.explicit import Explicit
 from ..strategies.moments import Moment, When
@@ -259,7 +259,7 @@ class Options:
         if isinstance(strategy, str):
             recipe = named("strategy", recipe_of, strategy)
             kind = recipe.strategy
-            if strategy in RECIPES and used.keys() <= arguments_of(kind).keys():
+            if strategy in RECIPES and used.keys() <= set(recipe.free):
                 return kind(**{**recipe.arguments, **used})
         if strategy is not None and used:
             example = (

@@ -34,6 +34,10 @@ def plain_yaml(where: str, text: str) -> Any:
             once(where, [(str(self.construct_object(key, deep=True)), 0) for key, _ in node.value])
             return super().construct_mapping(node, deep)
 
+    def quoted(loader: Any, tag: str, node: Any) -> Any:
+        raise ValueError(f"{where}: write '!{tag}' in quotes; YAML reads !{tag} as a type")
+
+    Loader.add_multi_constructor("!", quoted)
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:

@@ -123,7 +123,7 @@ def _recipe(name: Any, own: Mapping[str, Any], where: Callable[[str], str]) -> R
     except ValueError as error:
         raise ValueError(f"{where('strategy')}: {error}") from None
     for option in own:
-        if option not in arguments_of(recipe.strategy):
+        if option not in recipe.free:
             others = owners(option)
             raise ValueError(
                 f"{where(option)}: belongs to the "
@@ -136,7 +136,7 @@ def _recipe(name: Any, own: Mapping[str, Any], where: Callable[[str], str]) -> R
 def _made(recipe: Recipe, own: Mapping[str, Any], where: Callable[[str], str]) -> Strategy:
     """The strategy; an error names the option as its source does."""
     kind = recipe.strategy
-    lacking = [option for option in required_of(kind) if option not in own]
+    lacking = [option for option in required_of(kind) if option not in {**recipe.arguments, **own}]
     if lacking:
         raise ValueError(f"{where('strategy')}: {kind.name} needs {', '.join(map(where, lacking))}")
     try:

@@ -10,13 +10,12 @@ from ..stages.partition import (
     Stage,
     Stages,
     Survey,
-    items,
     partition,
     partition_by,
     stage_names,
     stages_with,
 )
-from ..stages.selectors import Selector, asked_by_name, describe, select
+from ..stages.selectors import Selector, asked_by_name, describe, items, select
 from ..stages.weights import Weight
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
@@ -113,7 +112,7 @@ def _openable(survey: Survey, selectors: Sequence[Selector]) -> frozenset[str]:
     """Names of the weights that train, or that selectors ask for by name."""
     trainable = [weight for weight in survey.weights if weight.trains]
     openable = {weight.name for weight in trainable}
-    for selector in selectors:
+    for selector in (one for entry in selectors for one in items(entry)):
         try:
             chosen = select(survey.weights, selector)
         except ValueError:  # the name of an automatic stage, which is no name in the network

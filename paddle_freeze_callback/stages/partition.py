@@ -22,7 +22,7 @@ from ..words import EVERYTHING
 from .automatic import automatic_stages, read
 from .declared import REST
 from .parts import unused
-from .selectors import Selector, describe, select
+from .selectors import Selector, describe, items, select
 from .weights import Weight, weights
 
 Stages = Union[str, int, Sequence[Selector]]
@@ -172,13 +172,6 @@ def partition_by(
     return _stages(survey.weights, parts)
 
 
-def items(selector: Selector) -> list[Selector]:
-    """The selectors in a list of lists; an empty list stays, so that it is found wrong."""
-    if isinstance(selector, (list, tuple)) and selector:
-        return [item for part in selector for item in items(part)]
-    return [selector]
-
-
 def stages_with(stages: Sequence[Stage], members: Iterable[Weight]) -> tuple[str, ...]:
     """The names of the stages that hold any of these weights."""
     names = {weight.name for weight in members}
@@ -196,7 +189,8 @@ def stage_names(survey: Survey, stages: Sequence[Stage], selector: Selector) -> 
         return tuple(groups)
     if isinstance(selector, str) and selector in groups:
         return (selector,)
-    chosen = select(survey.weights, selector, {**survey.automatic, **groups})
+    # A share counts in these stages, which therefore come first; names of automatic ones work, too.
+    chosen = select(survey.weights, selector, {**groups, **survey.automatic, **groups})
     wanted = {weight.name for weight in chosen}
     for stage in stages:
         inside = wanted.intersection(stage.parameters)

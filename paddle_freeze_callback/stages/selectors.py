@@ -5,12 +5,20 @@ A selector is
 * a dotted name. It matches whole components from the left, so ``fc1`` selects ``fc1.weight``
   and never ``fc10.weight``. In a component ``*`` and ``?`` stand for characters and
   ``{8-11}`` or ``{0,2,5-7}`` for numbers or words; the component ``**`` stands for any number
-  of components;
+  of components. ``layers.{-2,-1}`` and ``layers.[-2:]`` count from the end, among the numbers
+  that are there: both are the last two. The name of a stage is a dotted name, too;
 * ``re:`` and a regular expression, which must match the whole name of a parameter or of a
   layer around it;
+* ``type:`` and the name of a class of layers, such as ``type:LayerNorm`` or ``type:*Norm*``:
+  everything inside layers of this class, or of one that derives from it. ``type:bias``, or
+  ``bias`` where nothing has that name, is every bias;
+* ``top 30%`` or ``bottom 30%``: from the head down, or from the input side up, so many whole
+  stages as come nearest to this share of all parameters, at least one;
 * a ``paddle.nn.Layer`` of the network: everything inside it;
 * a callable that takes a parameter's name and returns whether it is meant;
-* a list or tuple of these: everything that any of them selects.
+* ``!`` before any text above: all but that;
+* a list or tuple of these: everything that any of them selects, without what its items with
+  ``!`` name, as in ``["encoder", "!encoder.layers.0"]``.
 
 A selector that selects nothing is an error, never a silent no-op.
 """
@@ -18,89 +26,26 @@ A selector that selects nothing is an error, never a silent no-op.
 from __future__ import annotations
 
 import difflib
-import functools
+import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Union
 
 from paddle import nn
 
-from ..words import EVERYTHING
-from .weights import Weight, layers, own_parameters
+from ..words import EVERYTHING, did_you_mean, listing
+from .names import matching
+from .weights import BIAS, Weight, layers, own_parameters
+
+#: Before a text: all but that.
+BUT = "!"
+
+#: Before the name of a class of layers.
+TYPE = "type:"
+
+_SHARE = re.compile(r"(?P<end>top|bottom) +(?P<percent>\d+(\.\d+)?) *%")
 
 Selector = Union[str, nn.Layer, Callable[[str], bool], Sequence["Selector"]]
-
-
-@functools.lru_cache(maxsize=1024)
-def compile_name(text: str) -> re.Pattern[str]:
-    """The regular expression for a dotted name or a ``re:`` selector.
-
-    It matches, in full, the names of all parameters at or below what the text names.
-
-    Raises:
-        ValueError: if the text is no dotted name and no regular expression.
-
-    >>> bool(compile_name("layers.{8-11}").fullmatch("layers.10.linear1.weight"))
-    True
-    >>> bool(compile_name("fc1").fullmatch("fc10.weight"))
-    False
-    """
-    if text.startswith("re:"):
-        try:
-            return re.compile(rf"(?:{text[3:]})(?:\..*)?", re.DOTALL)
-        except re.error as error:
-            raise ValueError(f"selector {text!r} is no regular expression: {error}") from None
-    components = text.split(".")
-    if not all(component and component == component.strip() for component in components):
-        raise ValueError(
-            f"selector {text!r} has an empty component or blanks around one; "
-            'a selector is a dotted name such as "encoder.layers.3"'
-        )
-    *outer, last = components
-    expression = "".join(
-        r"(?:[^.]+\.)*" if component == "**" else _component(component, text) + r"\."
-        for component in outer
-    )
-    expression += ".+" if last == "**" else _component(last, text) + r"(?:\..*)?"
-    return re.compile(expression, re.DOTALL)
-
-
-def _component(component: str, text: str) -> str:
-    """One component, as a regular expression without dots."""
-    parts = re.split(r"(\{[^{}]*\}|\*|\?)", component)
-    expression = ""
-    for part in parts:
-        if part == "*":
-            expression += "[^.]*"
-        elif part == "?":
-            expression += "[^.]"
-        elif part.startswith("{") and part.endswith("}"):
-            expression += _alternatives(part[1:-1], text)
-        elif "{" in part or "}" in part:
-            raise ValueError(f"selector {text!r} has an unpaired brace in {component!r}")
-        else:
-            expression += re.escape(part)
-    return expression
-
-
-def _alternatives(inside: str, text: str) -> str:
-    """``8-11`` or ``a,b,3-5`` as a group of alternatives."""
-    words: list[str] = []
-    for word in (word.strip() for word in inside.split(",")):
-        ends = re.fullmatch(r"(\d+)-(\d+)", word)
-        if ends:
-            low, high = int(ends[1]), int(ends[2])
-            if low > high:
-                raise ValueError(
-                    f"selector {text!r}: the range {{{word}}} runs backwards; "
-                    f"write {{{high}-{low}}}"
-                )
-            words += [str(number) for number in range(low, high + 1)]
-        elif word:
-            words.append(re.escape(word))
-        else:
-            raise ValueError(f"selector {text!r} has an empty alternative in {{{inside}}}")
-    return "(?:" + "|".join(words) + ")"
 
 
 def describe(selector: Selector, network: nn.Layer | None = None) -> str:
@@ -150,30 +95,31 @@ def _selected(
     among: Sequence[Weight], selector: Selector, groups: Mapping[str, Sequence[Weight]]
 ) -> set[int]:
     if isinstance(selector, str):
-        exact = {id(weight.tensor) for weight in among if selector in weight.names}
-        if exact:  # names of layers may hold dots: "_blocks.0.._bn0.weight" is no dotted name
-            return exact
-        pattern = compile_name(selector)
-        return {
-            id(weight.tensor)
-            for weight in among
-            if any(pattern.fullmatch(name) for name in weight.names)
-        } or {
-            id(weight.tensor)
-            for name, group in groups.items()
-            if pattern.fullmatch(name)
-            for weight in group
-        }
+        if selector.startswith(BUT):
+            return _ids(among) - _ids(select(among, selector[len(BUT) :], groups))
+        return _ids(_said(among, selector, groups))
     if isinstance(selector, nn.Layer):
         inside = {id(one) for _, part in layers(selector) for one in own_parameters(part).values()}
         return {id(weight.tensor) for weight in among if id(weight.tensor) in inside}
     if isinstance(selector, (list, tuple)):
         if not selector:
             raise ValueError("an empty list selects nothing; name at least one layer or parameter")
-        found: set[int] = set()
+        wanted = [part for part in selector if not _is_but(part)]
+        found = _ids(among) if not wanted else set()
+        for part in wanted:
+            found |= _ids(select(among, part, groups))
         for part in selector:
-            found |= {id(weight.tensor) for weight in select(among, part, groups)}
+            if _is_but(part):
+                less = _ids(select(among, part[len(BUT) :], groups))
+                if found.isdisjoint(less):
+                    raise ValueError(
+                        f"selector {describe(selector)}: {part!r} takes nothing away from the "
+                        "others; drop it, or name what they select"
+                    )
+                found -= less
         return found
+    if isinstance(selector, type):
+        raise TypeError(f"{selector.__name__} is a class; write 'type:{selector.__name__}'")
     if callable(selector):
         return {
             id(weight.tensor)
@@ -185,6 +131,63 @@ def _selected(
         f"{shown} is no selector: give a dotted name, 're:...', a paddle.nn.Layer, "
         "a callable on the parameter's name, or a list of these"
     )
+
+
+def _is_but(selector: Selector) -> bool:
+    return isinstance(selector, str) and selector.startswith(BUT)
+
+
+def _ids(of: Iterable[Weight]) -> set[int]:
+    return {id(weight.tensor) for weight in of}
+
+
+def _said(
+    among: Sequence[Weight], text: str, groups: Mapping[str, Sequence[Weight]]
+) -> Iterable[Weight]:
+    """What a text means: a name first, then a group, then a kind or a share."""
+    exact = [weight for weight in among if text in weight.names]
+    if exact:  # names of layers may hold dots: "_blocks.0.._bn0.weight" is no dotted name
+        return exact
+    if text.startswith(TYPE):
+        kind = text[len(TYPE) :]
+        return [w for w in among if any(fnmatch.fnmatchcase(one, kind) for one in w.kinds)]
+    names = matching(text, [name for weight in among for name in weight.names])
+    if names:
+        return [weight for weight in among if not names.isdisjoint(weight.names)]
+    names = matching(text, groups)
+    if names:
+        return [weight for name in groups if name in names for weight in groups[name]]
+    share = _SHARE.fullmatch(text)
+    if share:
+        return _share(text, share["end"], float(share["percent"]), groups)
+    return [weight for weight in among if text == BIAS and BIAS in weight.kinds]
+
+
+def _share(
+    text: str, end: str, percent: float, groups: Mapping[str, Sequence[Weight]]
+) -> list[Weight]:
+    """The groups from one end whose share of all parameters is nearest to this."""
+    if not 0 < percent <= 100:
+        raise ValueError(f"selector {text!r} must be more than 0% and at most 100%")
+    if not groups:
+        raise ValueError(
+            f"selector {text!r} counts in whole stages, head first, and here are none; "
+            'name layers, or the stages with stages=["head", ...]'
+        )
+    seen: dict[int, Weight] = {}
+    shares = [(0, list(seen.values()))]
+    for group in groups.values() if end == "top" else reversed(list(groups.values())):
+        seen |= {id(weight.tensor): weight for weight in group}
+        shares.append((sum(weight.numel for weight in seen.values()), list(seen.values())))
+    wanted = shares[-1][0] * percent / 100
+    return min(shares[1:], key=lambda one: abs(one[0] - wanted))[1]
+
+
+def items(selector: Selector) -> list[Selector]:
+    """The selectors in a list of lists. One of items that belong together is one selector."""
+    if isinstance(selector, (list, tuple)) and selector and not any(map(_is_but, selector)):
+        return [item for part in selector for item in items(part)]
+    return [selector]
 
 
 def _answer(selector: Callable[[str], bool], name: str) -> bool:
@@ -205,7 +208,20 @@ def _nothing(among: Sequence[Weight], selector: Selector) -> str:
         )
     if not isinstance(selector, str):
         return f"selector {describe(selector)} selects none of the {len(among)} parameters"
-    near = nearest(selector, among)
+    if selector.startswith(BUT):
+        return f"selector {selector!r} leaves nothing: {selector[len(BUT) :]!r} is everything"
+    if selector.startswith(TYPE):
+        kinds = sorted(frozenset().union(*(weight.kinds for weight in among)))
+        like = did_you_mean(selector[len(TYPE) :], kinds, show=lambda kind: repr(TYPE + kind))
+        return f"selector {selector!r} matches no class of a layer that has parameters" + (
+            like or f"; there are {listing(kinds, most=12, noun='classes')}"
+        )
+    if "%" in selector or selector.startswith(("top ", "bottom ")):
+        return f"selector {selector!r} matches nothing; a share is 'top 30%' or 'bottom 30%'"
+    every = [name for weight in among for name in weight.names]
+    apart = re.sub(r"(?<![.{])\[", ".[", selector)  # "layers[-1]" is written so in Python
+    counted = [one for one in (apart, f"**.{apart}") if "[" in one and matching(one, every)]
+    near = counted[:1] or nearest(selector, among)
     hint = "did you mean " + ", ".join(map(repr, near)) + "?" if near else ""
     return f"selector {selector!r} matches no parameter or layer; {hint}".rstrip("; ")
 
@@ -231,20 +247,11 @@ def asked_by_name(
 ) -> frozenset[str]:
     """Weights found frozen that may be opened all the same, because the user named them.
 
-    That is: by their full name, or by a selector other than ``"*"`` that selects nothing that
-    trains, which would otherwise have no meaning. A selector over a layer with LoRA therefore
-    never opens the base weights beside the LoRA ones.
+    That is: by their full name, or by a selector other than ``"*"`` and ``"!..."`` that selects
+    nothing that trains, which would otherwise have no meaning. A selector over a layer with
+    LoRA therefore never opens the base weights beside the LoRA ones.
     """
-    if isinstance(selector, (list, tuple)):
-        asked: frozenset[str] = frozenset()
-        for part in selector:
-            try:
-                inside = select(chosen, part)
-            except ValueError:  # the name of an automatic stage: not a name in the network
-                continue
-            asked |= asked_by_name(inside, part, [w for w in trainable if w in inside])
-        return asked
-    if selector == EVERYTHING:
+    if selector == EVERYTHING or _is_but(selector):
         return frozenset()
     if isinstance(selector, str) and any(selector in weight.names for weight in chosen):
         return frozenset(w.name for w in chosen if selector in w.names)

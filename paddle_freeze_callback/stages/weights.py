@@ -8,6 +8,7 @@ training. It is never counted, never part of a stage, and never opened.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,12 @@ _QUANTIZATION = ("paddle.nn.quant.", "paddle.quantization.", "paddleslim.")
 _STATISTIC_BUFFER = re.compile(r"_?((running|moving|global)_)?(mean|var|variance)|weight_[uv]")
 _STATISTIC_IN_DISGUISE = re.compile(r"_?(running|moving|global)_(mean|var|variance)")
 
+#: What the kinds of a bias say of it.
+BIAS = "bias"
+
+# How authors name a bias: ``bias``, ``qkv_bias``, ``bias_ih_l0``; a table of them is none.
+_BIAS = re.compile(r"(.*_)?bias|bias_.*")
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:
@@ -35,11 +42,13 @@ class Weight:
         name: the first name that leads to it, the one ``named_parameters`` lists.
         names: every name that leads to it, ``name`` first; more than one if it is tied.
         tensor: the parameter itself.
+        kinds: the classes of all layers around it, by name, and ``"bias"`` if it is one.
     """
 
     name: str
     names: tuple[str, ...]
     tensor: paddle.Tensor
+    kinds: frozenset[str]
 
     @property
     def numel(self) -> int:
@@ -113,17 +122,22 @@ def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:
 
 def layers(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
     """Every layer with every name that leads to it, the network itself (named ``""``) first."""
-    yield from _walk("", network, ())
+    return ((path, line[-1]) for path, line in _walk("", (network,)))
 
 
-def _walk(
-    path: str, layer: nn.Layer, above: tuple[nn.Layer, ...]
-) -> Iterator[tuple[str, nn.Layer]]:
-    yield path, layer
-    above = (*above, layer)
-    for name, child in layer._sub_layers.items():
-        if child is not None and not any(child is one for one in above):
-            yield from _walk(f"{path}.{name}" if path else name, child, above)
+def _walk(path: str, line: tuple[nn.Layer, ...]) -> Iterator[tuple[str, tuple[nn.Layer, ...]]]:
+    """Every layer behind those around it."""
+    yield path, line
+    for name, child in line[-1]._sub_layers.items():
+        if child is not None and not any(child is one for one in line):
+            yield from _walk(f"{path}.{name}" if path else name, (*line, child))
+
+
+@functools.cache
+def _classes(layer: type) -> frozenset[str]:
+    """The names of a class of layers and of those that it derives from."""
+    every = [one.__name__ for one in layer.__mro__ if issubclass(one, nn.Layer)]
+    return frozenset(every) - {nn.Layer.__name__}
 
 
 def weights(network: nn.Layer) -> tuple[Weight, ...]:
@@ -144,14 +158,21 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
             "freezing needs dynamic mode: in a static graph what is frozen is fixed when the graph "
             "is built. Call paddle.disable_static() before building the network"
         )
-    found: dict[int, tuple[paddle.Tensor, list[str]]] = {}
-    for path, layer in layers(network):
+    found: dict[int, tuple[paddle.Tensor, list[str], set[str]]] = {}
+    for path, line in _walk("", (network,)):
+        layer = line[-1]
+        around = frozenset().union(*(_classes(one.__class__) for one in line))
         statistics = {**running_statistics(layer), **measured(layer)}
         for own, tensor in own_parameters(layer).items():
             if own not in statistics:
                 name = f"{path}.{own}" if path else own
-                found.setdefault(id(tensor), (tensor, []))[1].append(name)
-    return tuple(Weight(names[0], tuple(names), tensor) for tensor, names in found.values())
+                _, names, kinds = found.setdefault(id(tensor), (tensor, [], set()))
+                names.append(name)
+                kinds |= around | ({BIAS} if _BIAS.fullmatch(own) else set())
+    return tuple(
+        Weight(names[0], tuple(names), tensor, frozenset(kinds))
+        for tensor, names, kinds in found.values()
+    )
 
 
 def trainable_ratio(network: nn.Layer) -> float:

@@ -45,12 +45,19 @@ class Recipe:
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lr_decay: float = 1.0
 
+    @property
+    def free(self) -> list[str]:
+        """The arguments that may be given beside its name: not what makes it what it is."""
+        fixed = self.arguments.keys() & required_of(self.strategy)
+        return [name for name in arguments_of(self.strategy) if name not in fixed]
+
 
 #: The papers are named at the constructors of FreezeSchedule with the same names.
 RECIPES = {
     "ulmfit": Recipe(Gradual, {"every": "1 epoch"}, lr_decay=2.6),
     "lp_ft": Recipe(HeadThenAll),
     "lisa": Recipe(RandomStages),
+    "bitfit": Recipe(Explicit, {"unfreeze_at": {0: ["head", ["type:bias", "!head"]]}}),
 }
 
 #: Every name that ``strategy`` may be.

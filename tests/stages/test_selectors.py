@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from networks import TwoLayers, conv_net
 from paddle import nn
 
-from paddle_freeze_callback.stages.selectors import compile_name, describe, select
+from paddle_freeze_callback.stages.names import compile_name
+from paddle_freeze_callback.stages.selectors import describe, select
 from paddle_freeze_callback.stages.weights import weights
 
 
