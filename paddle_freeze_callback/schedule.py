@@ -170,7 +170,8 @@ class FreezeSchedule:
         """BitFit: the head and every bias train, from start to end, and nothing else.
 
         ``strategy="bitfit"`` is the same. Biases learn at higher rates than all weights do: the
-        paper tries 1e-4 to 1e-3 for BERT. Give the optimizer such a rate.
+        paper tries 1e-4 to 1e-3 for BERT. Give the optimizer such a rate. For a network whose
+        head cannot be told write ``unfreeze_at={0: ["fc", "type:bias"]}`` with its name.
 
         Source: Ben Zaken et al. 2022, "BitFit".
 

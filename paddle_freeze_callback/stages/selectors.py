@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Union
@@ -53,6 +54,8 @@ def describe(selector: Selector, network: nn.Layer | None = None) -> str:
 
     >>> describe(["fc", "layer4"])
     'fc + layer4'
+    >>> describe(["fc", "layer4", "!layer4.0"])
+    'fc + layer4 without layer4.0'
     """
     if isinstance(selector, str):
         return selector
@@ -62,7 +65,9 @@ def describe(selector: Selector, network: nn.Layer | None = None) -> str:
                 return path
         return type(selector).__name__
     if isinstance(selector, (list, tuple)):
-        return " + ".join(describe(part, network) for part in selector)
+        less = [part[len(BUT) :] for part in selector if _is_but(part)]
+        names = [describe(part, network) for part in selector if not _is_but(part)]
+        return " + ".join(names or [EVERYTHING]) + (f" without {' + '.join(less)}" if less else "")
     return getattr(selector, "__name__", type(selector).__name__)
 
 
@@ -174,13 +179,16 @@ def _share(
             f"selector {text!r} counts in whole stages, head first, and here are none; "
             'name layers, or the stages with stages=["head", ...]'
         )
-    seen: dict[int, Weight] = {}
-    shares = [(0, list(seen.values()))]
-    for group in groups.values() if end == "top" else reversed(list(groups.values())):
-        seen |= {id(weight.tensor): weight for weight in group}
-        shares.append((sum(weight.numel for weight in seen.values()), list(seen.values())))
-    wanted = shares[-1][0] * percent / 100
-    return min(shares[1:], key=lambda one: abs(one[0] - wanted))[1]
+    seen: set[int] = set()
+    stages: list[list[Weight]] = []
+    for group in groups.values():  # names of automatic stages may follow, which hold nothing new
+        stages.append([weight for weight in group if id(weight.tensor) not in seen])
+        seen |= _ids(group)
+    stages = stages if end == "top" else stages[::-1]
+    sizes = list(itertools.accumulate(sum(weight.numel for weight in one) for one in stages))
+    wanted = sizes[-1] * percent / 100
+    nearest = min(range(len(sizes)), key=lambda last: abs(sizes[last] - wanted))
+    return [weight for one in stages[: nearest + 1] for weight in one]
 
 
 def items(selector: Selector) -> list[Selector]:
@@ -218,9 +226,12 @@ def _nothing(among: Sequence[Weight], selector: Selector) -> str:
         )
     if "%" in selector or selector.startswith(("top ", "bottom ")):
         return f"selector {selector!r} matches nothing; a share is 'top 30%' or 'bottom 30%'"
+    if selector == "head":
+        return "no part of this network can be told to be its head; name layers instead of 'head'"
     every = [name for weight in among for name in weight.names]
     apart = re.sub(r"(?<![.{])\[", ".[", selector)  # "layers[-1]" is written so in Python
-    counted = [one for one in (apart, f"**.{apart}") if "[" in one and matching(one, every)]
+    forms = (apart, f"**.{selector}", f"**.{apart}") if "[" in selector else ()
+    counted = [one for one in forms if matching(one, every)]
     near = counted[:1] or nearest(selector, among)
     hint = "did you mean " + ", ".join(map(repr, near)) + "?" if near else ""
     return f"selector {selector!r} matches no parameter or layer; {hint}".rstrip("; ")

@@ -83,6 +83,14 @@ CASES = [
     (["--freeze_strategy", "lisa", "--freeze_k", "1", "--freeze_every", "9 steps",
       "--freeze_seed", "4", "--freeze_always", "head", "fc"],
      FreezeSchedule.lisa(1, "9 steps", 4, ["head", "fc"])),
+    (["--freeze_strategy", "bitfit"],
+     FreezeSchedule(strategy=Explicit({0: ["head", ["type:bias", "!head"]]}))),
+    (["--freeze_stages", "!head", "head"], FreezeSchedule(stages=["!head", "head"])),
+    (["--freeze_unfreeze_at", "0=top 30%", "1=encoder.{-2,-1}", "2=!encoder.[:2]"],
+     FreezeSchedule(strategy=Explicit({"0": "top 30%", "1": "encoder.{-2,-1}",
+                                       "2": "!encoder.[:2]"}))),
+    (["--freeze_untouched", "type:BatchNorm*", "bias"],
+     FreezeSchedule(untouched=["type:BatchNorm*", "bias"])),
     (["--no_freeze_restore"], FreezeSchedule(restore=False)),
     (["--freeze_restore", "false", "--freeze_verify", "yes"],
      FreezeSchedule(verify=True, restore=False)),
@@ -237,6 +245,8 @@ RECIPES = [
     ({"strategy": "lp_ft", "stages": 4}, FreezeSchedule.lp_ft(stages=4)),
     ({"strategy": "lisa"}, FreezeSchedule.lisa()),
     ({"strategy": "lisa", "every": "5 steps"}, FreezeSchedule.lisa(every="5 steps")),
+    ({"strategy": "bitfit"}, FreezeSchedule.bitfit()),
+    ({"strategy": "bitfit", "verify": True}, FreezeSchedule.bitfit(verify=True)),
 ]  # fmt: skip
 
 
@@ -264,6 +274,7 @@ def test_a_recipe_by_name_prints_as_it_was_written():
         ({"strategy": "ulmfit", "unfreeze_at": {0: "fc"}}, "strategy= and unfreeze_at= contradict"),
         ({"strategy": "lp_ft", "every": 1}, "strategy= and every= contradict each other"),
         ({"strategy": "lisa", "start": 1}, "strategy= and start= contradict each other"),
+        ({"strategy": "bitfit", "unfreeze_at": {0: "fc"}}, "strategy= and unfreeze_at= contradict"),
         ({"strategy": "gradual", "every": 1}, "write for example strategy=Gradual(every=..."),
         ({"strategy": "ulmfitt"}, "unknown strategy 'ulmfitt'; did you mean 'ulmfit'? known: grad"),
         ({"strategy": "ulmfit", "lr": {"*": 1}}, "lr_decay=2.6 and lr={'*': ...} contradict"),
@@ -279,6 +290,6 @@ def test_every_strategy_has_a_name_for_flags():
         "gradual", "head_only", "head_then_all", "explicit", "chain_thaw", "freeze_down",
         "random_stages", "cyclic", "on_plateau", "by_gradient",
     ]  # fmt: skip
-    assert list(NAMES) == [*STRATEGIES, "ulmfit", "lp_ft", "lisa"]
+    assert list(NAMES) == [*STRATEGIES, "ulmfit", "lp_ft", "lisa", "bitfit"]
     for name in NAMES:
         assert name in FreezeArguments.__dataclass_fields__["freeze_strategy"].metadata["help"]

@@ -66,6 +66,8 @@ RATES = ('freeze_lr=["head=2"]', "freeze_lr_decay=2.6", 'freeze_warmup="3 steps"
         ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
          "freeze_min_delta=0.001", 'freeze_max_wait="5 steps"', "freeze_restore_best=true",
          'freeze_hold="2 steps"'),
+        ('freeze_strategy="explicit"', 'freeze_unfreeze_at=["0=type:bias", "3 steps=top 35%", '
+         '"50%=bert.encoder.layers.[:-1]", "9 steps=!type:LayerNorm"]'),
     ],
     ids=lambda options: options[0],
 )  # fmt: skip
