@@ -85,6 +85,7 @@ class FreezeSchedule:
         self._strategy = options.rule()
         self._manners: dict[str, Any] = {
             "frozen_norm": options.frozen_norm,
+            "train_norm": options.train_norm,
             "frozen_dropout": dropout or ("train" if cache is None else "eval"),
             "cache": cache,
             "untouched": options.untouched,
@@ -279,6 +280,7 @@ class FreezeSchedule:
             network, self._options.stages, self._strategy, manners["learning_rates"], run,
             optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
             cache=manners["cache"], untouched=manners["untouched"],
+            train_norm=manners["train_norm"],
         )  # fmt: skip
 
     def plot(

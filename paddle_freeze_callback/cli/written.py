@@ -31,7 +31,7 @@ def _asked(schedule: FreezeSchedule) -> tuple[Stages, Strategy, LearningRates, d
 
 
 # Options that moments and rates express, and options that belong to one run.
-_EXPRESSED = ("stages", "strategy", "every", "start", "unfreeze_at", "lr", "lr_decay")
+_EXPRESSED = ("stages", "strategy", "every", "start", "unfreeze_at", "lr", "lr_decay", "train_norm")
 _OF_A_RUN = ("resume_at", "resume_from")
 
 
@@ -60,7 +60,7 @@ def written_out(
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
     survey = Survey(network)
     untouched = options.get("untouched")
-    plan = plan_of(survey, stages, rule, rates, untouched)
+    plan = plan_of(survey, stages, rule, rates, untouched, schedule._options.train_norm)
     if untouched is not None:
         options["untouched"] = [weight.name for weight in survey.select(untouched)]
     total = sum(weight.numel for weight in survey.weights)
@@ -89,7 +89,7 @@ def _body(
     before: frozenset[str] = frozenset()
     ever: frozenset[str] = frozenset()
     yield "unfreeze_at:", ""
-    for step, opened in plan.strategy.timetable(run, plan.schedulable):
+    for step, opened in plan.timetable(run):
         if step and opened == before:
             continue
         yield f"  {_moment(run, step, counts_steps)}:", f"step {step}, epoch {run.epoch_of(step)}"

@@ -12,7 +12,7 @@ because it remembers only how the network was found.
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -39,6 +39,7 @@ class Freezer:
         openable: names of the weights that may be opened at all; others stay as found.
         alone: names of the weights that are left alone: neither set, nor held, nor verified.
             Weights that were found frozen and that no selector names are, too.
+        pinned: whether the statistics of some layers stand still, by identity, whatever is open.
         frozen_norm: ``"eval"`` holds running statistics of frozen layers; ``"train"`` lets them
             move.
         frozen_dropout: ``"eval"`` also switches off dropout, and whatever else depends on
@@ -52,12 +53,14 @@ class Freezer:
         openable: Collection[str],
         *,
         alone: Collection[str] = (),
+        pinned: Mapping[int, bool] | None = None,
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
     ) -> None:
         self.network = survey.network
         self.weights = survey.weights
         self._openable = frozenset(openable)
+        self._pinned = pinned or {}
         self._alone = frozenset(id(survey.by_name[name].tensor) for name in alone)
         self._members = {
             stage.name: [
@@ -160,6 +163,8 @@ class Freezer:
         """Hold exactly those layers whose governing weights are all frozen."""
         for _, layer, governors in layers:
             key, wanted = (kind, id(layer)), bool(governors) and governors <= frozen
+            if self._alone.isdisjoint(governors):
+                wanted = self._pinned.get(id(layer), wanted)
             if wanted and key not in self._held:
                 self._held[key] = hold_statistics(layer) if kind == "norm" else EvalForward(layer)
             elif not wanted and key in self._held:

@@ -25,7 +25,7 @@ from ..strategies.rates import LearningRates
 from ..strategies.run import Progress
 from ..strategies.timed import Gradual
 from ..words import known_names
-from . import readers
+from . import norms, readers
 
 if TYPE_CHECKING:
     from ..stages.partition import Stages
@@ -101,6 +101,15 @@ class Options:
         '"eval" holds the running statistics of frozen normalization layers still; "train" '
         "lets them move",
         check=_mode,
+    )
+    train_norm: norms.TrainNorm = option(
+        "with_stage",
+        'when normalization layers train: "with_stage", "never" (frozen and still for the whole '
+        'run) or "always" (from the start, statistics too), or by kind, such as {"BatchNorm": '
+        '"never", "*": "with_stage"}; as a flag never, or pairs, such as BatchNorm=never',
+        list,
+        check=norms.check,
+        reader=norms.read,
     )
     frozen_dropout: str | None = option(
         None,
@@ -217,6 +226,17 @@ class Options:
                     f"cache={self.cache!r} and frozen_{kind}='train' contradict each other: what "
                     "is kept must not change while it is frozen; drop one of them"
                 )
+        choices = norms.chosen(self.train_norm)
+        if self.frozen_norm == "train" and "never" in choices:
+            raise ValueError(
+                f"frozen_norm='train' and train_norm={self.train_norm!r} contradict each other: "
+                "what never trains stands still; drop one of them"
+            )
+        if self.cache is not None and "always" in choices:
+            raise ValueError(
+                f"cache={self.cache!r} and train_norm={self.train_norm!r} contradict each other: "
+                "nothing is kept behind a layer that trains; drop one of them"
+            )
         for name in ("cache_limit", "cache_dtype", "cache_check_every"):
             value = getattr(self, name)
             if value is not None and self.cache is None:

@@ -57,12 +57,12 @@ def stages(value: Any) -> Any:
 
 def moments(value: Any) -> dict[Any, Any]:
     """A mapping, or pairs ``when=what``."""
-    return _pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
+    return pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
 
 
 def multipliers(value: Any) -> dict[Any, Any]:
     """A mapping, or pairs ``stage=multiplier``; a stage's name may hold no equals sign."""
-    found = _pairs(value, "stage=multiplier", "head=1 or '*=0.1'", "the stage")
+    found = pairs(value, "stage=multiplier", "head=1 or '*=0.1'", "the stage")
     for stage, multiplier in found.items():
         try:
             found[stage] = number(multiplier)
@@ -71,7 +71,7 @@ def multipliers(value: Any) -> dict[Any, Any]:
     return found
 
 
-def _pairs(value: Any, form: str, example: str, key: str) -> dict[Any, Any]:
+def pairs(value: Any, form: str, example: str, key: str) -> dict[Any, Any]:
     """A mapping, or a list of pairs; a JSON mapping comes through argparse as one string."""
     if isinstance(value, Mapping):
         return dict(value)
@@ -80,16 +80,16 @@ def _pairs(value: Any, form: str, example: str, key: str) -> dict[Any, Any]:
     if not isinstance(value, Sequence):
         raise TypeError(f"{value!r} is no mapping and no list of {form}")
     if len(value) == 1 and isinstance(value[0], str) and value[0].lstrip().startswith("{"):
-        return _pairs(plain_yaml("the mapping", value[0]), form, example, key)
-    pairs: dict[Any, Any] = {}
+        return pairs(plain_yaml("the mapping", value[0]), form, example, key)
+    found: dict[Any, Any] = {}
     for pair in value:
         left, equals, right = (part.strip() for part in str(pair).partition("="))
         if not equals or not left or not right:
             raise ValueError(f"{pair!r} is no pair {form}, such as {example}")
-        if left in pairs:
+        if left in found:
             raise ValueError(f"{key} {left!r} is there twice")
-        pairs[left] = right
-    return pairs
+        found[left] = right
+    return found
 
 
 def number(value: Any) -> Any:

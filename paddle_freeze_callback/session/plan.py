@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ..options.norms import TrainNorm
 from ..stages.declared import REST
 from ..stages.partition import (
     Stage,
@@ -17,12 +18,13 @@ from ..stages.partition import (
 )
 from ..stages.selectors import Selector, asked_by_name, describe, items, select
 from ..stages.weights import Weight
-from ..strategies.base import Strategy
+from ..strategies.base import Opening, Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Progress, Run
 from ..words import EVERYTHING
 from .alone import apart, twins
+from .norms import Norms, norms_apart
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
         learning_rates: the options for the learning rates of stages.
         multipliers: the learning-rate multiplier of each stage, ramps aside.
         alone: names of the parameters that are left alone altogether.
+        norms: the stages of normalization layers apart from theirs, which no strategy sees.
     """
 
     stages: tuple[Stage, ...]
@@ -48,6 +51,7 @@ class Plan:
     learning_rates: LearningRates
     multipliers: Mapping[str, float]
     alone: frozenset[str] = frozenset()
+    norms: Norms = field(default_factory=Norms)
 
     @property
     def in_order(self) -> bool:
@@ -56,9 +60,16 @@ class Plan:
 
     def will_open(self, survey: Survey, run: Run) -> list[Weight]:
         """The weights that open at some time in a run."""
-        ever_open = self.strategy.ever_open(run, self.schedulable)
+        ever_open = self.strategy.ever_open(run, self.schedulable).union(self.norms.always)
         wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
         return [w for w in survey.weights if w.name in wanted & self.openable]
+
+    def timetable(self, run: Run) -> list[Opening]:
+        """As that of the strategy, with what is always open."""
+        always = frozenset(self.norms.always)
+        return [
+            (at, open_ | always) for at, open_ in self.strategy.timetable(run, self.schedulable)
+        ]
 
     def opens_late(self, run: Run) -> str | None:
         """The first stage that may open after the first step, if one may."""
@@ -74,6 +85,7 @@ def plan(
     strategy: Strategy,
     learning_rates: LearningRates,
     untouched: Selector | None = None,
+    train_norm: TrainNorm = "with_stage",
 ) -> Plan:
     """Fit a schedule to a network, which stays as it is.
 
@@ -95,17 +107,19 @@ def plan(
     if untouched is not None:
         alone |= apart(survey, untouched, parts if selectors else ())
         openable -= alone
-    schedulable = tuple(
-        stage.name
-        for stage in parts
-        if (stage.name != REST or isinstance(strategy, Explicit))
-        and not openable.isdisjoint(stage.parameters)
-    )
     multipliers = learning_rates.multipliers(
         _depths(survey, parts, by_opening=by_opening and learning_rates.lr_decay != 1),
         lambda key: _rated(survey, parts, key),
     )
-    return Plan(parts, strategy, schedulable, openable, learning_rates, multipliers, alone)
+    parts, multipliers, norms = norms_apart(survey, parts, train_norm, openable, multipliers)
+    schedulable = tuple(
+        stage.name
+        for stage in parts
+        if stage.name not in (*norms.always, *norms.never)
+        and (stage.name != REST or isinstance(strategy, Explicit))
+        and not openable.isdisjoint(stage.parameters)
+    )
+    return Plan(parts, strategy, schedulable, openable, learning_rates, multipliers, alone, norms)
 
 
 def _openable(survey: Survey, selectors: Sequence[Selector]) -> frozenset[str]:

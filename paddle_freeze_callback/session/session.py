@@ -28,6 +28,7 @@ from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
 from ..freezing.savers import tell_savers
+from ..options.norms import TrainNorm
 from ..stages.declared import REST
 from ..stages.partition import Stage, Stages, Survey, covering
 from ..stages.selectors import Selector
@@ -73,6 +74,7 @@ class Freezing:
         learning_rates: LearningRates,
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
+        train_norm: TrainNorm = "with_stage",
         untouched: Selector | None = None,
         on_conflict: str = "warn",
         verify: bool = False,
@@ -87,7 +89,7 @@ class Freezing:
     ) -> None:
         survey = Survey(network)
         release(network)
-        self._plan = plan(survey, stages, strategy, learning_rates, untouched)
+        self._plan = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
         for doubt in doubts(self._plan, run):
@@ -125,6 +127,7 @@ class Freezing:
             self._plan.stages,
             self._plan.openable,
             alone=self._plan.alone,
+            pinned=self._plan.norms.pinned,
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
@@ -155,7 +158,9 @@ class Freezing:
                 self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
             self._look()
-            left = [s for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
+            norms = self._plan.norms
+            scheduled = (*self._plan.schedulable, *norms.always, *norms.never, REST)
+            left = [s for s in self.stages if s.name not in scheduled]
             alone = [s.name for s in left if self._plan.alone.issuperset(s.parameters)]
             frozen = [s.name for s in left if s.name not in alone]
             if frozen:

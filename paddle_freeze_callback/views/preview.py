@@ -12,6 +12,7 @@ from paddle import nn
 from ..cache.keys import CannotCacheError
 from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
+from ..options.norms import TrainNorm
 from ..session.ownership import refuse_running
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
@@ -131,11 +132,12 @@ def preview(
     frees_state: bool = False,
     cache: CacheOptions | None = None,
     untouched: Selector | None = None,
+    train_norm: TrainNorm = "with_stage",
 ) -> Preview:
     """What a schedule will do to a network; see :meth:`FreezeSchedule.preview`."""
     survey = Survey(network)
     refuse_running(network)
-    plan = plan_of(survey, stages, strategy, learning_rates, untouched)
+    plan = plan_of(survey, stages, strategy, learning_rates, untouched, train_norm)
     refuse_misfits(plan, survey, run)
     if optimizer is not None:
         refuse_optimizer(plan, survey, run, optimizer)
@@ -227,7 +229,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
 def _openings(plan: Plan, run: Run) -> list[tuple[int, int, frozenset[str]]]:
     """First step, step after the last, and open stages of each phase."""
     assert run.total_steps
-    known = plan.strategy.timetable(run, plan.schedulable)
+    known = plan.timetable(run)
     ends = [*(step for step, _ in known[1:]), run.total_steps]
     return [(step, until, opened) for (step, opened), until in zip(known, ends)]
 

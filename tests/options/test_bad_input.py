@@ -188,6 +188,43 @@ ROWS = {
         lambda: attached(FreezeSchedule.bitfit(stages=2)),
         "'head + type:bias without head' cuts through the stage",
     ),
+    "unknown time for norms": (
+        lambda: FreezeSchedule(train_norm="nver"),
+        "train_norm='nver' must be 'with_stage' or 'never' or 'always'",
+    ),
+    "unknown kind of norm": (
+        lambda: FreezeSchedule(train_norm={"Batchnorm": "never"}),
+        "train_norm: unknown kind of normalization 'Batchnorm'; did you mean BatchNorm?",
+    ),
+    "unknown time for a kind of norm": (
+        lambda: FreezeSchedule(train_norm={"BatchNorm": True}),
+        "train_norm['BatchNorm']=True must be 'with_stage' or 'never' or 'always'",
+    ),
+    "no kind of norm": (lambda: FreezeSchedule(train_norm={}), "train_norm={} names no kind"),
+    "kind of norm that is not there": (
+        lambda: attached(FreezeSchedule(train_norm={"LayerNorm": "never"})),
+        "train_norm={'LayerNorm': 'never'}: ConvNet has no LayerNorm; it has BatchNorm",
+    ),
+    "no norm at all": (
+        lambda: attached(FreezeSchedule(train_norm="never"), network=TwoLayers()),
+        "train_norm='never': TwoLayers has no normalization layer; drop it",
+    ),
+    "stage of nothing but norms": (
+        lambda: attached(FreezeSchedule(train_norm="always", stages=["fc", "block1.1", "*"])),
+        "the stage 'block1.1' contradict each other: it has nothing but block1.1.weight, block1.1.b",
+    ),
+    "norms that stand still and move": (
+        lambda: FreezeSchedule(train_norm="never", frozen_norm="train"),
+        "frozen_norm='train' and train_norm='never' contradict each other",
+    ),
+    "a cache behind norms that train": (
+        lambda: FreezeSchedule(train_norm={"*": "always"}, cache="memory"),
+        "cache='memory' and train_norm={'*': 'always'} contradict each other",
+    ),
+    "norms in a file": (
+        file("train_norm: {BatchNorm: sometimes}"),
+        "a.yaml: train_norm: train_norm['BatchNorm']='sometimes' must be",
+    ),
     "foreign layer": (lambda: chosen(nn.Linear(2, 2)), "the layer Linear given as a selector"),
     "callable that finds nothing": (lambda: chosen(lambda name: False), "selects none of the 4"),
     "paddle.Model": (lambda: weights(paddle.Model(TwoLayers())), "pass model.network"),

@@ -61,6 +61,7 @@ RATES = ('freeze_lr=["head=2"]', "freeze_lr_decay=2.6", 'freeze_warmup="3 steps"
     "options",
     [
         ('freeze_strategy="random_stages"', "freeze_k=1", "freeze_seed=5",
+         'freeze_train_norm=["always"]',
          'freeze_every="2 steps"', *RATES),
         ('freeze_strategy="by_gradient"', 'freeze_every="2 steps"', "freeze_threshold=0.9"),
         ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
