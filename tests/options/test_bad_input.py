@@ -211,7 +211,7 @@ ROWS = {
     ),
     "stage of nothing but norms": (
         lambda: attached(FreezeSchedule(train_norm="always", stages=["fc", "block1.1", "*"])),
-        "the stage 'block1.1' contradict each other: it has nothing but block1.1.weight, block1.1.b",
+        "the stage 'block1.1' contradict each other: it has nothing but block1.1.weight, ",
     ),
     "norms that stand still and move": (
         lambda: FreezeSchedule(train_norm="never", frozen_norm="train"),
