@@ -61,6 +61,11 @@ def written_out(
     survey = Survey(network)
     untouched = options.get("untouched")
     plan = plan_of(survey, stages, rule, rates, untouched, schedule._options.train_norm)
+    if plan.norms.pinned:
+        raise MistakeError(
+            f"--yaml: {type(network).__name__} has normalization layers without weights, which no "
+            "name of a parameter means; write train_norm: in a file of your own"
+        )
     if untouched is not None:
         options["untouched"] = [weight.name for weight in survey.select(untouched)]
     total = sum(weight.numel for weight in survey.weights)

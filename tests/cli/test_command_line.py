@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import paddle
 import pytest
 import yaml
 from networks import ConvNet
+from paddle import nn
 from trainers import tiny_bert
 
 from paddle_freeze_callback import (
@@ -22,6 +24,7 @@ from paddle_freeze_callback import (
     RandomStages,
 )
 from paddle_freeze_callback.cli.main import main
+from paddle_freeze_callback.cli.mistake import MistakeError
 from paddle_freeze_callback.cli.models import load_model
 from paddle_freeze_callback.cli.written import written_out
 from paddle_freeze_callback.options.flags import FLAGS
@@ -192,7 +195,7 @@ FLAG_VALUES = {
     "warmup": "5 steps", "warmup_shape": "cosine", "hold": "3 steps", "frozen_norm": "train",
     "frozen_dropout": "eval", "cache": "memory", "cache_limit": "1 GB", "cache_dtype": "float16",
     "cache_check_every": "9", "verify": True, "restore": False, "free_optimizer_state": False,
-    "untouched": ["fc1"], "train_norm": ["with_stage"], "on_conflict": "enforce",
+    "untouched": ["fc1"], "train_norm": ["BatchNorm=never"], "on_conflict": "enforce",
 }  # fmt: skip
 BESIDE = {
     "order": {"k": "1"}, "seed": {"strategy": "lisa"}, "k": {"strategy": "lisa"},
@@ -524,12 +527,24 @@ SCHEDULES = [
     FreezeSchedule(strategy=Cyclic(k=1, every="20 steps"), verify=True),
     FreezeSchedule(strategy=RandomStages(k=1, every="30%", always=["head"])),
     FreezeSchedule(lr={"head": 1, "*": 0.1}, strategy="chain_thaw", free_optimizer_state=True),
+    FreezeSchedule.bitfit(),
+]
+OF_BLOCKS_WITH_NORMS = [
+    FreezeSchedule(unfreeze_at={0: "head", "30%": "top 60%", "60%": ["*", "!type:bias"]}),
+    FreezeSchedule(train_norm="always", lr_decay=2.6),
+    FreezeSchedule(train_norm="never", unfreeze_at={0: "head", "50%": "*"}),
 ]
 
 
 @pytest.mark.parametrize("length", [(3, 37), (0.5, 90)])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@pytest.mark.parametrize("make", [ConvNet, tiny_bert, paddle.vision.models.LeNet])
+@pytest.mark.parametrize(
+    ("make", "schedule"),
+    [
+        *itertools.product([ConvNet, tiny_bert, paddle.vision.models.LeNet], SCHEDULES),
+        *itertools.product([ConvNet, tiny_bert], OF_BLOCKS_WITH_NORMS),
+    ],
+    ids=lambda value: getattr(value, "__name__", repr(value)),
+)
 def test_written_yaml_does_the_same_as_the_schedule(tmp_path, make, schedule, length):
     network = make()
     epochs, steps = length
@@ -554,14 +569,25 @@ def test_written_yaml_does_the_same_as_the_schedule(tmp_path, make, schedule, le
         assert getattr(again, name) == getattr(schedule, name)
 
 
+def test_yaml_cannot_say_what_happens_to_norms_without_weights():
+    network = nn.Sequential(nn.Conv2D(1, 2, 3), nn.BatchNorm2D(2), nn.Conv2D(2, 2, 3))
+    for name in ("weight", "bias"):
+        delattr(network[1], name)
+        setattr(network[1], name, None)
+    schedule = FreezeSchedule(train_norm="always")
+    with pytest.raises(MistakeError, match="has normalization layers without weights, which no"):
+        written_out(schedule, network, epochs=2, steps_per_epoch=9, model="m", file="f.yaml")
+
+
 def weights_over_time(network, schedule, table):
     """For each phase the open parameters with their multipliers, whatever the stages are called."""
     from paddle_freeze_callback.session.plan import plan
     from paddle_freeze_callback.stages.partition import Survey
 
     fitted = plan(
-        Survey(network), schedule.stages, schedule._strategy, schedule._manners["learning_rates"]
-    )
+        Survey(network), schedule.stages, schedule._strategy, schedule._manners["learning_rates"],
+        train_norm=schedule.train_norm,
+    )  # fmt: skip
     return [
         {
             name: fitted.multipliers.get(stage.name, 1.0)
