@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from .bits import array_of
 from .boundary import Boundary, filled_like
 from .keys import CannotCacheError
 from .nested import replaced, restructured, tensors
@@ -92,8 +93,7 @@ def arrays_of(features: Sequence[paddle.Tensor], dtype: str | None) -> Row:
     """
     arrays = []
     for tensor in features:
-        array = tensor.numpy()
-        # NumPy has no bfloat16: Paddle gives its bits, as whole numbers.
+        array = array_of(tensor)
         if dtype is not None and array.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 small = array.astype(dtype)

@@ -11,7 +11,7 @@ import copy
 import pickle
 import random
 import types
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Set
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import paddle
 from paddle import nn
 
 from ..stages.weights import Weight, layers, moving_state, weights
+from .bits import array_of, digest
 
 
 class ForwardState:
@@ -112,31 +113,20 @@ class WeightState:
     """The weights of a network and their gradients, as they are now.
 
     Args:
-        network: the network; its weights are copied, so this takes as much memory as they do.
-        every: its weights, if they have been read already.
+        every: the weights; they are copied, so this takes as much memory as they do.
     """
 
-    def __init__(self, network: nn.Layer, every: Sequence[Weight] | None = None) -> None:
+    def __init__(self, every: Iterable[Weight]) -> None:
         self._weights = [
-            (w.name, w.tensor, w.tensor.clone().detach(), _grad_of(w.tensor))
-            for w in (weights(network) if every is None else every)
+            (w.tensor, w.tensor.clone().detach(), _grad_of(w.tensor))
+            for w in every
             if w.tensor._is_initialized()
-        ]
-
-    def moved(self) -> list[str]:
-        """Names of weights that have changed, or whose gradient has."""
-        return [
-            name
-            for name, tensor, value, grad in self._weights
-            if not _equal(tensor, value)
-            or (grad is None) != (tensor.grad is None)
-            or (grad is not None and not _equal(tensor.grad, grad))
         ]
 
     def restore(self) -> None:
         """Put everything back as it was."""
         with paddle.no_grad():
-            for _, tensor, value, grad in self._weights:
+            for tensor, value, grad in self._weights:
                 if not _equal(tensor, value):
                     tensor.set_value(value)
                 if grad is None and tensor.grad is not None:
@@ -145,6 +135,15 @@ class WeightState:
                     tensor.grad = grad
                 elif grad is not None and not _equal(tensor.grad, grad):
                     tensor.grad.set_value(grad)
+
+
+def weight_digests(network: nn.Layer) -> dict[str, Any]:
+    """By name, what tells later whether a weight or its gradient has changed."""
+    return {
+        w.name: (digest(w.tensor), None if w.tensor.grad is None else digest(w.tensor.grad))
+        for w in weights(network)
+        if w.tensor._is_initialized()
+    }
 
 
 def _buffers(layer: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -158,8 +157,7 @@ def _grad_of(tensor: paddle.Tensor) -> paddle.Tensor | None:
 
 def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
     """Whether two tensors have the same bits; Paddle compares no bfloat16, and no NaN with NaN."""
-    ours, theirs = (np.atleast_1d(tensor.numpy()).view(np.uint8) for tensor in (one, other))
-    return np.array_equal(ours, theirs)
+    return digest(one) == digest(other)
 
 
 def _copied(value: Any) -> Any:
@@ -215,7 +213,7 @@ def told(value: Any, depth: int = 5) -> Any:
 def few(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:
     """Up to 64 of its numbers, spread over all of it."""
     flat = tensor.detach().flatten()
-    return np.asarray(flat[:: max(flat.shape[0] // 64, 1)].numpy())
+    return array_of(flat[:: max(flat.shape[0] // 64, 1)])
 
 
 def random_state() -> Any:

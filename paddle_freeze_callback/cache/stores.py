@@ -62,10 +62,10 @@ class MemoryStore:
         first = {key: index for index, key in reversed(list(enumerate(keys)))}
         new = sorted(index for key, index in first.items() if key not in self)
         each = sum(array.nbytes for array in batch) // max(len(keys), 1)
-        room = len(new) if not each else max((self._limit - self.nbytes) // each, 0)
-        if len(new) > room:
-            self.full, new = True, new[:room]
-        if not new:
+        # Whole batches, so that batches that come again as they are never mix old and new rows.
+        if self.nbytes + each * len(new) > self._limit:
+            self.full = True
+        if self.nbytes + each * len(new) > self._limit or not new:
             return
         block = batch if len(new) == len(keys) else tuple(array[new] for array in batch)
         self._rows.update((keys[index], (block, row)) for row, index in enumerate(new))

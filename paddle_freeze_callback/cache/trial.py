@@ -1,9 +1,9 @@
-"""Where a frozen prefix ends, found and proven by trying out one batch.
+"""Where a frozen prefix ends, found and proven by trying out a few batches.
 
 Nothing is assumed about the network:
 
-* Closed layers are the outermost layers without open weights. A call of one belongs to the prefix
-  if its output needs no gradient.
+* Closed layers are those without open weights; of those inside each other, the outermost that is
+  called. A call of one belongs to the prefix if its output needs no gradient.
 * The outputs of prefix calls are filled with NaN and with large numbers. Those that the rest of the
   network does not use leave its output, and the tensors in its attributes, bit for bit the same.
   All others must be kept.
@@ -13,25 +13,30 @@ Nothing is assumed about the network:
   drawn before its end.
 * A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
   generator of its own) is not tried out at all.
+
+These are four checks. Each is made on another batch, beside a step that computes everything, so
+that no step takes much longer; and none of a batch's features is served before all have passed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from .bits import array_of, digest
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
-from .nested import leaves, replaced, tensors
-from .state import ForwardState, WeightState, random_state, reseed
+from .nested import leaves, replaced, restructured, tensors
+from .state import ForwardState, random_state, reseed, weight_digests
 from .watch import Call, ForwardWatch, Trace
+
+CHECKS = 4  # how many make a proof; the first one finds the boundary
 
 
 class Trial:
@@ -45,23 +50,35 @@ class Trial:
         network: the network.
         call: the network's own forward, its arguments, and those by name.
         size: how many samples these hold.
+        first: whether the first check will be made, which looks at all weights, too.
+
+    Attributes:
+        result: the network's output.
+        trace: the calls in it.
+        moving: whether the prefix alone moves a buffer, as far as checks have shown.
     """
 
     def __init__(
         self, watch: ForwardWatch, network: nn.Layer, call: tuple[Callable[..., Any], Any, Any],
-        size: int,
+        size: int, first: bool = True,
     ) -> None:  # fmt: skip
         self._watch = watch
         self._network = network
-        self._original = call[0]
+        self._original, *self._given = call
         self._size = size
-        self._given = replaced(call[1:], lambda _, tensor: tensor.clone().detach())
         self._before = ForwardState(network)
-        self._weights = WeightState(network)
+        weights = weight_digests(network) if first else {}
+        given = _bits(self._given)
         self.result, self.trace = watch.traced(*call, Trace(random=random_state()))
-        self._expected = (list(leaves(self.result)), self._before.assigned())
-        self._side_effects = [*self._weights.moved(), *self._before.moved()]
-        self._input_kept = _same_bits(call[1:], self._given)
+        self.moving = False
+        self._assigned = self._before.assigned()
+        self._expected: list[Any] = []
+        self._side_effects = self._before.moved()
+        if first:
+            now = weight_digests(network)
+            self._side_effects += [name for name in now if now[name] != weights.get(name)]
+        if _bits(self._given) != given:
+            self._side_effects.append("its own input")
         self._unsteady = self._before.unsteady()
         self._after = ForwardState(network)
         self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
@@ -72,17 +89,17 @@ class Trial:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         interrupted = error is not None and not isinstance(error, Exception)
         if interrupted or not self._side_effects:  # else nothing was tried
-            self._weights.restore()
             (self._before if interrupted else self._after).restore()  # the step never happened
         if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
             # The network's own code got what it does not expect.
             what = f"{type(error).__name__}: {str(error)[:200]}"
             raise CannotCacheError(f"it could not be tried out: {what}") from error
 
-    def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
-        """Find the outputs that the rest of the network uses, or prove that they are known.
+    def check(self, number: int, opened: frozenset[int], known: Boundary | None) -> Boundary:
+        """Make one of the checks; the first finds the boundary, or proves that it is the known one.
 
         Args:
+            number: from 0, of all checks.
             opened: identities of the open weights.
             known: the boundary that a training step has shown; ``None`` if this is the first one.
 
@@ -95,8 +112,7 @@ class Trial:
         # layer is skipped.
         if self._side_effects:
             raise CannotCacheError(f"its forward changes {self._side_effects[0]}")
-        if not self._input_kept:
-            raise CannotCacheError("its forward changes its own input")
+        self._expected = self._expected or _bits([self.result, self._assigned])
         prefix = self._prefix(known)
         if known is not None and not known.kept_calls <= set(prefix):
             raise CannotCacheError("another kind of call has another boundary")
@@ -106,15 +122,17 @@ class Trial:
         found = self._needed(real, every) if known is None else dict(known.kept)
         if not found:
             raise CannotCacheError("the network's output does not depend on its frozen layers")
-        rest = {call: every[call].difference(found.get(call, ())) for call in prefix}
-        # NaN does not show in a comparison; numbers that are large both ways do.
-        fillings = (math.nan, 1e4, -1e4)
-        if any(rest.values()) and not all(self._same(real, rest, fill) for fill in fillings):
-            raise CannotCacheError(
-                "the open layers look at more of the frozen ones than can be kept"
-            )
         boundary = known or Boundary(tuple(prefix), tuple(found.items()))
-        self._prove_alone(boundary, opened)
+        if number < 2:
+            rest = {call: every[call].difference(found.get(call, ())) for call in prefix}
+            # NaN does not show in a comparison; numbers that are large both ways do.
+            fillings = (1e4, -1e4) if number else (math.nan,)
+            if any(rest.values()) and not all(self._same(real, rest, fill) for fill in fillings):
+                raise CannotCacheError(
+                    "the open layers look at more of the frozen ones than can be kept"
+                )
+        else:
+            self._prove_alone(boundary, opened, half=number == 2)
         return boundary
 
     def _prefix(self, known: Boundary | None) -> list[Call]:
@@ -136,7 +154,7 @@ class Trial:
 
     def _refuse(self, real: Mapping[Call, Any]) -> None:
         """Refuse calls that do more than compute tensors from their input."""
-        assigned = self._expected[1]
+        assigned = self._assigned
         for call, output in real.items():
             path, layer = self._watch.closed[call[0]]
             if not all(isinstance(leaf, paddle.Tensor) for leaf in leaves(output)):
@@ -178,7 +196,7 @@ class Trial:
     def _fresh(self) -> tuple[Any, Any]:
         """The arguments of the forward; the network's state becomes that before the call."""
         self._before.restore()
-        args, kwargs = replaced(self._given, lambda _, tensor: tensor.clone())
+        args, kwargs = restructured(self._given)  # the tensors themselves: it leaves them alone
         return args, kwargs
 
     def _same(
@@ -200,33 +218,33 @@ class Trial:
             )
         with paddle.no_grad():
             again = self._watch.planned(self._original, *inputs, plan)
-        same = _same_bits((list(leaves(again)), self._before.assigned()), self._expected)
+        same = _bits([again, self._before.assigned()]) == self._expected
         if same and math.isnan(fill):
             self._unseen.append(shown)
         return same
 
-    def _prove_alone(self, boundary: Boundary, opened: frozenset[int]) -> None:
+    def _prove_alone(self, boundary: Boundary, opened: frozenset[int], half: bool) -> None:
         """Prove that features depend on the sample alone, and on nothing that is open."""
-        watch, half = self._watch, max(self._size // 2, 1)
+        watch = self._watch
         expected = boundary.features(self.trace, self._size, watch.name)
-        backwards = list(range(half, self._size))[::-1]
+        backwards = list(range(max(self._size // 2, 1), self._size))[::-1]
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
         # Comparisons with NaN are always false, so open weights are made large, too.
-        for seed, chosen, fill in (
-            (1, backwards, math.nan),
-            (2, backwards[:1], 1e4),
-            (3, backwards[-1:], -1e4),
-            (4, [0], math.nan),
-        ):
-            args, kwargs = replaced(self._fresh(), partial(_rows, chosen))
+        first = [(1, backwards, math.nan)]
+        then = [(2, backwards[:1], 1e4), (3, backwards[-1:], -1e4), (4, [0], math.nan)]
+        for seed, chosen, fill in first if half else then:
+            args, kwargs = rows_of(self._fresh(), chosen)
             reseed(seed)
             trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
             with paddle.no_grad(), self._filled_weights(opened, fill):
+                filled = _bits(self._unsteady)
                 watch.traced(self._original, args, kwargs, trace)
+                self.moving = self.moving or _bits(self._unsteady) != filled
             again = boundary.features(trace, len(chosen), watch.name)
             for all_rows, part in zip(expected, again):
                 same_shape = part.shape[1:] == all_rows.shape[1:]
-                if not (same_shape and nearly_equal(part.numpy(), all_rows.numpy()[chosen], 1e-3)):
+                rows = array_of(all_rows)[chosen]
+                if not (same_shape and nearly_equal(array_of(part), rows, 1e-3)):
                     raise CannotCacheError(
                         "the frozen layers give a sample something else each time: they depend on "
                         "open layers, on the other samples of the batch, or on random numbers"
@@ -235,35 +253,40 @@ class Trial:
     @contextmanager
     def _filled_weights(self, opened: frozenset[int], value: float) -> Iterator[None]:
         """Fill all open weights, and buffers that a forward moves, with a value for a while."""
-        there = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
-        there += self._unsteady
+        weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
+        before = [tensor.clone() for tensor in weights]
         try:
-            for tensor in there:
+            for tensor in [*weights, *self._unsteady]:
                 if tensor.is_floating_point():
                     tensor.set_value(paddle.full_like(tensor, value))
                 elif tensor.dtype != paddle.bool:  # a counter
                     tensor.set_value(tensor + 7)
             yield
         finally:
+            for tensor, was in zip(weights, before):
+                tensor.set_value(was)
             self._before.restore()
-            self._weights.restore()
 
 
-def _rows(chosen: list[int], _: int, tensor: paddle.Tensor) -> paddle.Tensor:
-    """Some rows of a tensor; ``replaced`` calls it with the last two arguments."""
-    # By way of NumPy: for some dtypes Paddle has no such kernel.
-    rows = paddle.to_tensor(tensor.numpy()[chosen])
-    return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
+def rows_of(value: Any, chosen: Sequence[int]) -> Any:
+    """The same structure with some rows of each tensor."""
+
+    def rows(_: int, tensor: paddle.Tensor) -> paddle.Tensor:
+        # By way of NumPy: for some dtypes Paddle has no such kernel.
+        found = paddle.to_tensor(array_of(tensor)[list(chosen)])
+        return found if found.dtype == tensor.dtype else found.view(tensor.dtype)
+
+    return replaced(value, rows)
 
 
-def _same_bits(one: Any, other: Any) -> bool:
-    ours, theirs = (list(leaves(side)) for side in (one, other))
-    return len(ours) == len(theirs) and all(_bits(a) == _bits(b) for a, b in zip(ours, theirs))
+def _bits(value: Any) -> list[Any]:
+    """What tells whether the values in a structure are bit for bit the same."""
+    return [_bits_of(leaf) for leaf in leaves(value)]
 
 
-def _bits(leaf: Any) -> Any:
+def _bits_of(leaf: Any) -> Any:
     if isinstance(leaf, paddle.Tensor):
-        return (tuple(leaf.shape), leaf.numpy().tobytes())
+        return digest(leaf)
     if isinstance(leaf, np.ndarray):
         return leaf.tobytes()
     if isinstance(leaf, (bool, int, float, str)):

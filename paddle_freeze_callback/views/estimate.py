@@ -179,7 +179,7 @@ def cache_bytes(
     """
     network = survey.network
     before = (
-        WeightState(network, survey.weights),
+        WeightState(survey.weights),
         ForwardState(network),
     )  # freezing drops waiting gradients
     freezer = Freezer(survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval")
@@ -202,7 +202,7 @@ def first_step(survey: Survey, plan: Plan, opened: Collection[str], batch: Any) 
     One forward and backward, with everything open that the schedule ever opens.
     """
     network = survey.network
-    before = (WeightState(network, survey.weights), ForwardState(network))
+    before = (WeightState(survey.weights), ForwardState(network))
     freezer = Freezer(
         survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="train"
     )
