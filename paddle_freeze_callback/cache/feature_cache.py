@@ -222,10 +222,6 @@ class FeatureCache:
             with trial:
                 found = trial.check(passed, phase.opened, known)
             kept = self._keeping(phase, found)
-            while phase.early:
-                early, trace = phase.early.pop()
-                self._keep(phase, kept, trace, early, kept.store.get(early.keys))
-            rows = kept.store.get(batch.keys)
             if known is None:
                 features = self._features(phase, kept, trial.trace, batch)
                 each = sum(array.nbytes for array in features) // len(batch.keys)
@@ -233,6 +229,10 @@ class FeatureCache:
                     f"cache on: keeps the output of {', '.join(kept.names)}, {each:,} bytes "
                     f"a sample; {len(kept.store):,} samples are there"
                 )
+            while phase.early:
+                early, trace = phase.early.pop()
+                self._keep(phase, kept, trace, early, kept.store.get(early.keys))
+            rows = kept.store.get(batch.keys)
             # One check a step; all at once where a proof is all that is missing, and for further
             # kinds of input.
             due = CHECKS if None not in rows or CHECKS in phase.proofs.values() else passed + 1
@@ -292,9 +292,10 @@ class FeatureCache:
         """The features of a batch, the missing ones computed from their samples alone."""
         missing = [index for index, row in enumerate(rows) if row is None]
         original, *given = batch.call
+        args, kwargs = rows_of(given, missing)
         trace = Trace(whole=kept.boundary.kept_calls, until=kept.boundary.kept_calls)
         with paddle.no_grad():
-            phase.watch.traced(original, *rows_of(given, missing), trace)
+            phase.watch.traced(original, args, kwargs, trace)
         keys = [batch.keys[index] for index in missing]
         features = arrays_of(
             kept.boundary.features(trace, len(missing), phase.watch.name), self._options.dtype

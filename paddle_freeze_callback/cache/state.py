@@ -11,7 +11,7 @@ import copy
 import pickle
 import random
 import types
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -43,29 +43,6 @@ class ForwardState:
         ]
         self._buffers = {one: _buffers(layer) for one, layer in every.items()}
         self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
-        self._plain = self._plain_of(network)
-        self._network = network
-
-    @staticmethod
-    def _plain_of(network: nn.Layer) -> dict[tuple[str, str], Any]:
-        return {
-            (path, name): told(value)
-            for path, layer in layers(network)
-            for name, value in layer.__dict__.items()
-            if name not in _OF_EVERY_LAYER and not isinstance(value, paddle.Tensor)
-        }
-
-    def moved(self) -> list[str]:
-        """Names of plain attributes that have changed: counters, lists, generators.
-
-        Tensors in attributes are reported by :meth:`assigned`.
-        """
-        now = ForwardState._plain_of(self._network)
-        return [
-            f"{path}.{name}" if path else name
-            for path, name in sorted({*now, *self._plain})
-            if now.get((path, name)) != self._plain.get((path, name))
-        ]
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -135,6 +112,28 @@ class WeightState:
                     tensor.grad = grad
                 elif grad is not None and not _equal(tensor.grad, grad):
                     tensor.grad.set_value(grad)
+
+
+def plain_state(network: nn.Layer) -> dict[str, Any]:
+    """By name, the plain attributes of layers: counters, lists, generators.
+
+    Tensors in attributes are reported by :meth:`ForwardState.assigned`.
+    """
+    return {
+        f"{path}.{name}" if path else name: told(value)
+        for path, layer in layers(network)
+        for name, value in layer.__dict__.items()
+        if name not in _OF_EVERY_LAYER and not isinstance(value, paddle.Tensor)
+    }
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names under which something else stands now.
+
+    >>> changed({"a": 1, "b": 2}, {"a": 1, "b": 3})
+    ['b']
+    """
+    return [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
 
 
 def weight_digests(network: nn.Layer) -> dict[str, Any]:

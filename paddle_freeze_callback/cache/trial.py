@@ -7,7 +7,7 @@ Nothing is assumed about the network:
 * The outputs of prefix calls are filled with NaN and with large numbers. Those that the rest of the
   network does not use leave its output, and the tensors in its attributes, bit for bit the same.
   All others must be kept.
-* The prefix must depend on the sample alone. It is computed again for half of the batch in reverse
+* The prefix must depend on the sample alone. It is computed again for some of the batch in reverse
   order and for single samples. Meanwhile the random generators have other seeds, and open weights
   and moving buffers are NaN or large. The result must be the same, and no random number may be
   drawn before its end.
@@ -21,7 +21,7 @@ that no step takes much longer; and none of a batch's features is served before 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,8 +33,10 @@ from .bits import array_of, digest
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
 from .nested import leaves, replaced, restructured, tensors
-from .state import ForwardState, random_state, reseed, weight_digests
+from .state import ForwardState, changed, plain_state, random_state, reseed, weight_digests
 from .watch import Call, ForwardWatch, Trace
+
+_MORE = "the open layers look at more of the frozen ones than can be kept"
 
 CHECKS = 4  # how many make a proof; the first one finds the boundary
 
@@ -66,17 +68,20 @@ class Trial:
         self._network = network
         self._original, *self._given = call
         self._size = size
+        some = min(max(size // 8, 2), size - 1)
+        self._backwards = list(range(size - some, size))[::-1]
         self._before = ForwardState(network)
         weights = weight_digests(network) if first else {}
-        given = _bits(self._given)
+        given, plain = _bits(self._given), plain_state(network)
         self.result, self.trace = watch.traced(*call, Trace(random=random_state()))
         self.moving = False
         self._assigned = self._before.assigned()
         self._expected: list[Any] = []
-        self._side_effects = self._before.moved()
+        self._rows: list[int] | None = None
+        self._some: list[Any] = []  # what is expected for these rows
+        self._side_effects = changed(plain, plain_state(network))
         if first:
-            now = weight_digests(network)
-            self._side_effects += [name for name in now if now[name] != weights.get(name)]
+            self._side_effects += changed(weights, weight_digests(network))
         if _bits(self._given) != given:
             self._side_effects.append("its own input")
         self._unsteady = self._before.unsteady()
@@ -118,21 +123,18 @@ class Trial:
             raise CannotCacheError("another kind of call has another boundary")
         real = {call: self.trace.output(call) for call in prefix}
         self._refuse(real)
-        every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
-        found = self._needed(real, every) if known is None else dict(known.kept)
-        if not found:
-            raise CannotCacheError("the network's output does not depend on its frozen layers")
+        self._every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
+        found = self._needed(real) if known is None else dict(known.kept)
         boundary = known or Boundary(tuple(prefix), tuple(found.items()))
-        if number < 2:
-            rest = {call: every[call].difference(found.get(call, ())) for call in prefix}
-            # NaN does not show in a comparison; numbers that are large both ways do.
-            fillings = (1e4, -1e4) if number else (math.nan,)
-            if any(rest.values()) and not all(self._same(real, rest, fill) for fill in fillings):
-                raise CannotCacheError(
-                    "the open layers look at more of the frozen ones than can be kept"
-                )
-        else:
-            self._prove_alone(boundary, opened, half=number == 2)
+        if number == 0 and not self._same(real, self._rest(found)):
+            raise CannotCacheError(_MORE)
+        # NaN does not show in a comparison; numbers that are large both ways do.
+        rest = self._rest(found)
+        fillings = (1e4, -1e4) if number == 1 and any(rest.values()) else ()
+        if not all(self._same(real, rest, fill, self._few(real)) for fill in fillings):
+            raise CannotCacheError(_MORE)
+        if number > 1:
+            self._prove_alone(boundary, opened, several=number == 2)
         return boundary
 
     def _prefix(self, known: Boundary | None) -> list[Call]:
@@ -172,26 +174,48 @@ class Trial:
                 if owner in inside:
                     raise CannotCacheError(f"{path} sets {name}, which others may read")
 
-    def _needed(
-        self, real: Mapping[Call, Any], every: Mapping[Call, frozenset[int]]
-    ) -> dict[Call, tuple[int, ...]]:
+    def _needed(self, real: Mapping[Call, Any]) -> dict[Call, tuple[int, ...]]:
         """The tensors of prefix calls that the rest of the network uses."""
-        last = list(real)[-1]
+        # A few samples show it nearly always, and all of them show whether they did.
+        for rows in (self._few(real), None):
+            found = self._used(real, rows)
+            if found and self._same(real, self._rest(found)):
+                return found
+        raise CannotCacheError(
+            _MORE if found else "the network's output does not depend on its frozen layers"
+        )
+
+    def _used(
+        self, real: Mapping[Call, Any], rows: list[int] | None
+    ) -> dict[Call, tuple[int, ...]]:
+        """The tensors of prefix calls without which these samples get another output."""
+        every, last = self._every, list(real)[-1]
         candidates = {last: every[last]}
-        if not self._same(real, {**every, last: frozenset()}):
-            if not self._same(real, {}):
+        if not self._same(real, {**every, last: frozenset()}, rows=rows):
+            if not self._same(real, {}, rows=rows):
                 raise CannotCacheError("the network's forward does not repeat itself")
             # An inner tensor is used: keep every one that is.
             candidates = {
                 call: holes
                 for call, holes in every.items()
-                if call == last or not self._same(real, {call: holes})
+                if call == last or not self._same(real, {call: holes}, rows=rows)
             }
         found = {
-            call: tuple(i for i in sorted(holes) if not self._same(real, {call: frozenset([i])}))
+            call: tuple(
+                i for i in sorted(holes) if not self._same(real, {call: frozenset([i])}, rows=rows)
+            )
             for call, holes in candidates.items()
         }
         return {call: places for call, places in found.items() if places}
+
+    def _rest(self, found: Mapping[Call, Collection[int]]) -> dict[Call, frozenset[int]]:
+        """The tensors of prefix calls that are not kept."""
+        return {call: holes.difference(found.get(call, ())) for call, holes in self._every.items()}
+
+    def _few(self, real: Mapping[Call, Any]) -> list[int] | None:
+        """The last samples of the batch, backwards, if all outputs have one row per sample."""
+        sides = {tuple(tensor.shape[:1]) for tensor in tensors(list(real.values()))}
+        return self._backwards if sides == {(self._size,)} else None
 
     def _fresh(self) -> tuple[Any, Any]:
         """The arguments of the forward; the network's state becomes that before the call."""
@@ -200,43 +224,58 @@ class Trial:
         return args, kwargs
 
     def _same(
-        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float = math.nan
-    ) -> bool:
-        """Whether the network does the same with these tensors filled."""
+        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]],
+        fill: float = math.nan, rows: list[int] | None = None,
+    ) -> bool:  # fmt: skip
+        """Whether the network does the same with these tensors filled, for all samples or some."""
         shown = {call: places for call, places in holes.items() if places}
-        if math.isnan(fill) and shown in self._unseen:
+        if rows is None and math.isnan(fill) and shown in self._unseen:
             return True
+        if rows is not None and rows is not self._rows:
+            self._rows, self._some = rows, self._planned(real, {}, fill, rows)
+        expected = self._expected if rows is None else self._some
+        same = self._planned(real, shown, fill, rows) == expected
+        if same and rows is None and math.isnan(fill):
+            self._unseen.append(shown)
+        return same
+
+    def _planned(
+        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float,
+        rows: list[int] | None,
+    ) -> list[Any]:  # fmt: skip
+        """What the network does with these tensors filled, bit for bit."""
         inputs = self._fresh()
         plan = {}
         for call, output in real.items():
-            places = shown.get(call, frozenset())
+            places = holes.get(call, frozenset())
             plan[call] = replaced(
-                output,
+                output if rows is None else rows_of(output, rows),
                 lambda index, tensor, places=places: (  # type: ignore[misc]
                     filled_like(tensor, fill) if index in places else tensor.clone()
                 ),
             )
+        if rows is not None:
+            inputs = rows_of(inputs, rows)
         with paddle.no_grad():
             again = self._watch.planned(self._original, *inputs, plan)
-        same = _bits([again, self._before.assigned()]) == self._expected
-        if same and math.isnan(fill):
-            self._unseen.append(shown)
-        return same
+        return _bits([again, self._before.assigned()])
 
-    def _prove_alone(self, boundary: Boundary, opened: frozenset[int], half: bool) -> None:
+    def _prove_alone(self, boundary: Boundary, opened: frozenset[int], several: bool) -> None:
         """Prove that features depend on the sample alone, and on nothing that is open."""
         watch = self._watch
         expected = boundary.features(self.trace, self._size, watch.name)
-        backwards = list(range(max(self._size // 2, 1), self._size))[::-1]
+        backwards = self._backwards
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
-        # Comparisons with NaN are always false, so open weights are made large, too.
-        first = [(1, backwards, math.nan)]
-        then = [(2, backwards[:1], 1e4), (3, backwards[-1:], -1e4), (4, [0], math.nan)]
-        for seed, chosen, fill in first if half else then:
+        # Comparisons with NaN are always false, so open weights are made large, too. Whether a
+        # buffer moves is seen only in a number, and with two samples.
+        each = [(math.nan, -1e4, backwards)] if several else [
+            (1e4, 1e4, backwards[:1]), (-1e4, -1e4, backwards[-1:]), (math.nan, math.nan, [0])
+        ]  # fmt: skip
+        for seed, (fill, buffer, chosen) in enumerate(each, 1 if several else 2):
             args, kwargs = rows_of(self._fresh(), chosen)
             reseed(seed)
             trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
-            with paddle.no_grad(), self._filled_weights(opened, fill):
+            with paddle.no_grad(), self._filled(opened, fill, buffer):
                 filled = _bits(self._unsteady)
                 watch.traced(self._original, args, kwargs, trace)
                 self.moving = self.moving or _bits(self._unsteady) != filled
@@ -251,14 +290,16 @@ class Trial:
                     )
 
     @contextmanager
-    def _filled_weights(self, opened: frozenset[int], value: float) -> Iterator[None]:
-        """Fill all open weights, and buffers that a forward moves, with a value for a while."""
+    def _filled(self, opened: frozenset[int], value: float, buffer: float) -> Iterator[None]:
+        """Fill all open weights, and buffers that a forward moves, with these for a while."""
         weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
         before = [tensor.clone() for tensor in weights]
+        fills = [(tensor, value) for tensor in weights]
+        fills += [(tensor, buffer) for tensor in self._unsteady]
         try:
-            for tensor in [*weights, *self._unsteady]:
+            for tensor, fill in fills:
                 if tensor.is_floating_point():
-                    tensor.set_value(paddle.full_like(tensor, value))
+                    tensor.set_value(paddle.full_like(tensor, fill))
                 elif tensor.dtype != paddle.bool:  # a counter
                     tensor.set_value(tensor + 7)
             yield

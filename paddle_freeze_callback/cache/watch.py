@@ -228,9 +228,9 @@ def _closed_layers(network: nn.Layer, opened: frozenset[int]) -> list[tuple[str,
     never_called = (nn.LayerList, nn.LayerDict, nn.ParameterList)
     found: dict[int, tuple[str, nn.Layer]] = {}
     for path, layer in layers(network):
-        if path and not isinstance(layer, never_called) and id(layer) not in found:
-            if not any(id(tensor) in opened for tensor in layer.parameters()):
-                found[id(layer)] = (path, layer)
+        frozen = not any(id(tensor) in opened for tensor in layer.parameters())
+        if path and frozen and not isinstance(layer, never_called):
+            found.setdefault(id(layer), (path, layer))
     return list(found.values())
 
 
