@@ -366,7 +366,7 @@ class FeatureCache:
         )
         if all(same):
             return
-        if self._options.cache != "memory" and phase.batches == 1:
+        if self._options.cache != "memory" and not phase.replays:
             raise CannotCacheError(
                 f"{os.fspath(self._options.cache)} has other features of a sample than the frozen "
                 "layers give, of the same weights but other code or options; use another folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,6 +58,12 @@ def kind_of(form: Any) -> Any:
     return tuple(kind_of(one) for one in form) if isinstance(form, tuple) else form
 
 
+@functools.lru_cache(256)
+def _seed(form: Any) -> int:
+    # How many samples come with it is no part of a sample.
+    return xxhash.xxh3_64_intdigest(repr(_without_batch(form)).encode())
+
+
 def _without_batch(form: Any) -> Any:
     if isinstance(form, tuple) and form and form[0] == "tensor":
         return ("tensor", form[1][1:], form[2])
@@ -71,8 +78,7 @@ def keys_of(inputs: Sequence[paddle.Tensor], size: int, form: Any) -> list[bytes
     >>> len(first), first == second, first == third
     (16, False, True)
     """
-    # How many samples come with it is no part of a sample.
-    seed = xxhash.xxh3_64_intdigest(repr(_without_batch(form)).encode())
+    seed = _seed(form)
     arrays = [np.ascontiguousarray(array_of(tensor)).reshape(size, -1) for tensor in inputs]
     each = [[xxhash.xxh3_128_digest(row, seed) for row in array] for array in arrays]
     return each[0] if len(each) == 1 else [
