@@ -217,10 +217,10 @@ class FeatureCache:
         """The network's output, and beside it a step of the proof that features give the same."""
         passed = phase.proofs.get(batch.kind, 0)
         known = self._kept.boundary if self._kept and phase.knows_boundary else None
-        trial = Trial(phase.watch, self._network, batch.call, len(batch.keys), first=not passed)
+        trial = Trial(phase.watch, self._network, batch.call, len(batch.keys), known, not passed)
         try:
             with trial:
-                found = trial.check(passed, phase.opened, known)
+                found = trial.check(passed, phase.opened)
             kept = self._keeping(phase, found)
             if known is None:
                 features = self._features(phase, kept, trial.trace, batch)

@@ -7,11 +7,11 @@ and Python.
 from __future__ import annotations
 
 import collections
-import copy
 import pickle
 import random
 import types
 from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,7 @@ class ForwardState:
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
         self._attributes = [
-            (layer, {name: (value, _copied(value)) for name, value in layer.__dict__.items()})
-            for layer in every.values()
+            (layer, dict(layer.__dict__), _contents(layer)) for layer in every.values()
         ]
         self._buffers = {one: _buffers(layer) for one, layer in every.items()}
         self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
@@ -49,18 +48,15 @@ class ForwardState:
         with paddle.no_grad():
             for tensor, value in self._tensors:
                 tensor.set_value(value)
-        for layer, attributes in self._attributes:
+        for layer, attributes, contents in self._attributes:
             for name in set(layer.__dict__) - set(attributes):
                 del layer.__dict__[name]
-            mutable: Any
-            for name, (mutable, content) in attributes.items():
-                layer.__dict__[name] = mutable
-                if isinstance(content, dict):
+            layer.__dict__.update(attributes)
+            for name, content in contents.items():
+                mutable: Any = attributes[name]
+                if mutable or content:
                     mutable.clear()
-                    mutable.update(content)
-                elif content is not None:
-                    mutable.clear()
-                    mutable.extend(content)
+                    (mutable.update if isinstance(content, dict) else mutable.extend)(content)
         paddle.set_rng_state(self._random[0])
         np.random.set_state(self._random[1])
         random.setstate(self._random[2])
@@ -77,9 +73,9 @@ class ForwardState:
         Paddle makes a buffer of a tensor that is assigned to an attribute.
         """
         changed = {}
-        for layer, before in self._attributes:
+        for layer, before, _ in self._attributes:
             held = {**layer.__dict__, **_buffers(layer)}
-            had = {name: value for name, (value, _) in before.items()} | self._buffers[id(layer)]
+            had = before | self._buffers[id(layer)]
             for name, value in held.items():
                 if isinstance(value, paddle.Tensor) and had.get(name) is not value:
                     changed[id(layer), name] = value
@@ -159,14 +155,14 @@ def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
     return digest(one) == digest(other)
 
 
-def _copied(value: Any) -> Any:
-    """A copy of a list or a dictionary, whose content can change in place; else ``None``."""
-    if not isinstance(value, (dict, list)):
-        return None
-    try:
-        return copy.copy(value)
-    except Exception:  # a mapping that cannot be copied cannot be put back either
-        return None
+def _contents(layer: nn.Layer) -> dict[str, Any]:
+    """Copies of its lists and dictionaries, whose contents can change in place."""
+    found = {}
+    for name, value in layer.__dict__.items():
+        if isinstance(value, (dict, list)):
+            with suppress(Exception):  # a mapping that cannot be copied cannot be put back either
+                found[name] = value.copy()
+    return found
 
 
 # What Paddle and we keep in every layer; it is no state of the user's.

@@ -52,6 +52,7 @@ class Trial:
         network: the network.
         call: the network's own forward, its arguments, and those by name.
         size: how many samples these hold.
+        known: the boundary that a training step has shown; ``None`` if this is the first one.
         first: whether the first check will be made, which looks at all weights, too.
 
     Attributes:
@@ -62,18 +63,22 @@ class Trial:
 
     def __init__(
         self, watch: ForwardWatch, network: nn.Layer, call: tuple[Callable[..., Any], Any, Any],
-        size: int, first: bool = True,
+        size: int, known: Boundary | None = None, first: bool = True,
     ) -> None:  # fmt: skip
         self._watch = watch
         self._network = network
         self._original, *self._given = call
         self._size = size
-        some = min(max(size // 8, 2), size - 1)
-        self._backwards = list(range(size - some, size))[::-1]
+        self._known = known
+        # From the end and from the middle, each before those in front of it.
+        some = max(size // 8, 2)
+        self._backwards = list(range(size - 1, 0, -max((size - 1) // some, 1)))[:some]
         self._before = ForwardState(network)
         weights = weight_digests(network) if first else {}
         given, plain = _bits(self._given), plain_state(network)
-        self.result, self.trace = watch.traced(*call, Trace(random=random_state()))
+        kept = None if known is None else known.kept_calls
+        trace = Trace(whole=kept, others=kept is not None, random=random_state())
+        self.result, self.trace = watch.traced(*call, trace)
         self.moving = False
         self._assigned = self._before.assigned()
         self._expected: list[Any] = []
@@ -100,17 +105,18 @@ class Trial:
             what = f"{type(error).__name__}: {str(error)[:200]}"
             raise CannotCacheError(f"it could not be tried out: {what}") from error
 
-    def check(self, number: int, opened: frozenset[int], known: Boundary | None) -> Boundary:
+    def check(self, number: int, opened: frozenset[int], known: Boundary | None = None) -> Boundary:
         """Make one of the checks; the first finds the boundary, or proves that it is the known one.
 
         Args:
             number: from 0, of all checks.
             opened: identities of the open weights.
-            known: the boundary that a training step has shown; ``None`` if this is the first one.
+            known: the boundary, if the first check has found it meanwhile.
 
         Raises:
             CannotCacheError: with the reason why nothing can be kept.
         """
+        known = known or self._known
         if self.trace.recomputed:
             raise CannotCacheError(RECOMPUTED)
         # Other side effects could not be undone after a trial, or would be missing while their
@@ -268,9 +274,9 @@ class Trial:
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
         # Comparisons with NaN are always false, so open weights are made large, too. Whether a
         # buffer moves is seen only in a number, and with two samples.
-        each = [(math.nan, -1e4, backwards)] if several else [
-            (1e4, 1e4, backwards[:1]), (-1e4, -1e4, backwards[-1:]), (math.nan, math.nan, [0])
-        ]  # fmt: skip
+        each = [(1e4, 1e4, backwards[:1]), (-1e4, math.nan, [0])]
+        if several:
+            each = [(math.nan, -1e4, backwards)]
         for seed, (fill, buffer, chosen) in enumerate(each, 1 if several else 2):
             args, kwargs = rows_of(self._fresh(), chosen)
             reseed(seed)

@@ -23,7 +23,7 @@ from paddle import nn
 
 from ..stages.weights import layers
 from .keys import CannotCacheError
-from .nested import replaced, tensors
+from .nested import replaced, restructured, tensors
 from .state import random_state
 
 Call = tuple[int, int]  # which closed layer, and which of its calls in one forward
@@ -44,6 +44,7 @@ class Trace:
     # The calls whose outputs are noted; None for all that may belong to a prefix. Of the others
     # only shapes are, so that their memory is freed as it would be without us.
     whole: frozenset[Call] | None = None
+    others: bool = False  # whether the outputs of others are noted, too, as they will be at the end
     until: frozenset[Call] | None = None  # the forward stops when all of these calls are done
     random: Any = None  # the state of the random generators at its start, if draws are noted
     grad: bool = False  # whether it was made for a backward pass
@@ -184,6 +185,8 @@ class ForwardWatch:
         if prefix if trace.whole is None else call in trace.whole:
             # As it is now: the network may change it in place.
             noted = replaced(output, lambda _, one: one.detach().clone())
+        elif trace.others:
+            noted = restructured(output)
         else:
             noted = replaced(output, lambda _, one: Shape(tuple(one.shape), one.dtype))
         trace.calls.append((call, noted, prefix))
