@@ -81,13 +81,8 @@ class _Batch(NamedTuple):
 class FeatureCache:
     """Replays the features of a frozen prefix in the forward of a network.
 
-    Args:
-        network: the network whose forward is called.
-        options: where and how features are kept.
-        say: shows a line.
-        epoch: gives the current epoch, from 0; the cache gives up where no sample ever comes again.
-        ready: whether the network runs as it will until the next transition; ``None`` if it turned
-            out to recompute its layers in the backward pass.
+    A line is shown by ``say``; ``epoch`` gives the current epoch, from 0; ``ready`` tells whether
+    the network runs as it will until the next transition, ``None`` if it recomputes its layers.
 
     Attributes:
         statistics: what the cache did since the run began.
@@ -398,12 +393,6 @@ def bytes_a_sample(
     network: nn.Layer, opened: frozenset[int], options: CacheOptions, forward: Callable[[], Any]
 ) -> int:
     """Bytes that a cache would keep of each sample of a batch; the network is left as it was.
-
-    Args:
-        network: the network, frozen as it will be, in training mode.
-        opened: identities of the open weights.
-        options: of the cache; nothing is written to a disk.
-        forward: calls the network with the batch.
 
     Raises:
         CannotCacheError: with the reason why nothing would be kept.

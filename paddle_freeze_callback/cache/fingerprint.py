@@ -26,10 +26,7 @@ def fingerprint(network: nn.Layer, still: Iterable[paddle.Tensor], *further: Any
     Code counts as far as it can be read: methods of the user's layers, and functions that a layer
     holds. What these call in turn does not count.
 
-    Args:
-        network: the network.
-        still: the weights, buffers and statistics that features may depend on.
-        further: whatever else they depend on; its ``repr`` counts.
+    Weights, buffers and statistics count by their bits, whatever else is given by its ``repr``.
 
     >>> layer = nn.Linear(2, 2)
     >>> one = fingerprint(layer, layer.parameters())

@@ -23,11 +23,7 @@ from .bits import array_of, digest
 
 
 class ForwardState:
-    """The state of a network around its forwards, as it is now.
-
-    Args:
-        network: the network.
-    """
+    """The state of a network around its forwards, as it is now."""
 
     def __init__(self, network: nn.Layer) -> None:
         every = {id(layer): layer for _, layer in layers(network)}
@@ -83,11 +79,7 @@ class ForwardState:
 
 
 class WeightState:
-    """The weights of a network and their gradients, as they are now.
-
-    Args:
-        every: the weights; they are copied, so this takes as much memory as they do.
-    """
+    """Weights and their gradients, as they are now; this takes as much memory as they do."""
 
     def __init__(self, every: Iterable[Weight]) -> None:
         self._weights = [

@@ -27,14 +27,7 @@ Row = tuple[np.ndarray[Any, Any], ...]
 
 
 class MemoryStore:
-    """Rows in the memory of this process.
-
-    Args:
-        limit: bytes of features at most.
-
-    Attributes:
-        nbytes: bytes of features in it.
-        full: whether a row was turned away.
+    """Rows in the memory of this process, up to a limit in bytes.
 
     >>> store = MemoryStore(limit=100)
     >>> store.put([b"a", b"b"], (np.zeros([2, 3], "float32"),))
@@ -47,7 +40,7 @@ class MemoryStore:
         # Batches are kept whole, as they came: the batch of each sample, and its row there.
         self._rows: dict[bytes, tuple[Row, int]] = {}
         self.nbytes = 0
-        self.full = False
+        self.full = False  # whether a row was turned away
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -92,7 +85,7 @@ _LARGEST = 2**30
 _SUFFIX = ".rows3.npy"
 _INDEX = ".index3.npy"
 
-# An index is written anew when more files than these are not in it.
+# An index is written anew by who finds more files than these that are not in it.
 _UNINDEXED = 64
 
 
@@ -104,14 +97,8 @@ class DiskStore(MemoryStore):
     :meth:`flush`, when the store is dropped, and when the interpreter ends. A row counts only if
     its checksum fits, so a damaged one is recorded anew.
 
-    Args:
-        folder: a folder for the features of one frozen prefix.
-        limit: bytes of features at most, those that it finds in the folder included.
-        others: folders that count for the limit, too, and may go, the first one first.
-        held: an open file that keeps others from removing the folder.
-
-    Attributes:
-        damaged: how many rows and files did not fit their checksum or format.
+    Other folders count for the limit, too, and may go, the first one first. An open file may be held
+    that keeps this folder from being removed.
     """
 
     def __init__(
@@ -125,17 +112,17 @@ class DiskStore(MemoryStore):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._written: dict[bytes, tuple[_Segment, int]] = {}
         self._lost: set[bytes] = set()  # indexed, but not there
-        self.damaged = 0
+        self.damaged = 0  # rows and files that did not fit their checksum or format
         names = sorted(os.listdir(self._folder))
         self._index = _Index.newest(self._folder, names)
         self.nbytes += self._index.nbytes
-        known = set(self._index.names)
         # The oldest first: of a row that was damaged and recorded anew, the newest counts.
+        known = set(self._index.names)
         new = [name for name in names if name.endswith(_SUFFIX) and name not in known]
-        self._new: dict[str, _Segment] = {}
-        for name in new:
-            self.nbytes += self._read_in(self._folder / name)
-        self._reindex(_UNINDEXED)
+        found = {name: segment for name in new if (segment := self._read_in(name))}
+        self.nbytes += sum(segment.nbytes for segment in found.values())
+        if len(found) > _UNINDEXED:
+            self._index.with_more(found).write(self._folder)
         weakref.finalize(self, _write, self._folder, self._rows)
 
     def __len__(self) -> int:
@@ -166,9 +153,8 @@ class DiskStore(MemoryStore):
     def flush(self) -> None:
         """Write the rows that wait; if that fails they stay in memory, and the store is full."""
         for file in _write(self._folder, self._rows):
-            self._read_in(file)
+            self._read_in(file.name)
         self.full = self.full or bool(self._rows)
-        self._reindex(max(_UNINDEXED, len(self._index.names) // 4))
 
     def _room_for(self, nbytes: int) -> bool:
         need = self.nbytes + nbytes - self._limit
@@ -178,25 +164,13 @@ class DiskStore(MemoryStore):
             self._limit += remove(self._others.pop(0))
         return self.nbytes + nbytes <= self._limit
 
-    def _read_in(self, file: Path) -> int:
-        """Add the rows of a segment; returns the bytes of their features."""
-        segment = _segment(file)
+    def _read_in(self, name: str) -> _Segment | None:
+        segment = _segment(self._folder / name)
         if segment is None:
             self.damaged += 1
-            return 0
-        self._new[file.name] = segment
+            return None
         self._written.update((key, (segment, row)) for row, key in enumerate(segment.keys.tolist()))
-        return segment.nbytes
-
-    def _reindex(self, most: int) -> None:
-        """Write an index of all files if more than so many are not in the one that there is."""
-        if len(self._new) > most:
-            self._index.with_more(self._new).write(self._folder)
-            self._index = _Index.newest(self._folder, sorted(os.listdir(self._folder)))
-            for name in set(self._new).intersection(self._index.names):
-                segment = self._new.pop(name)
-                for key in segment.keys.tolist():
-                    self._written.pop(key, None)
+        return segment
 
     def _checked(self, key: bytes, indexed: tuple[int, int] | None) -> Row | None:
         if key in self._written:

@@ -45,20 +45,8 @@ class Trial:
     """The forward that the training loop asked for, and what can be learnt from it.
 
     The loop gets the output of this very forward. After ``with trial:`` buffers, attributes and
-    random generators are as that forward left them, whatever was tried out.
-
-    Args:
-        watch: the functions before the network's forward functions.
-        network: the network.
-        call: the network's own forward, its arguments, and those by name.
-        size: how many samples these hold.
-        known: the boundary that a training step has shown; ``None`` if this is the first one.
-        first: whether the first check will be made, which looks at all weights, too.
-
-    Attributes:
-        result: the network's output.
-        trace: the calls in it.
-        moving: whether the prefix alone moves a buffer, as far as checks have shown.
+    random generators are as that forward left them, whatever was tried out. The first check looks at
+    all weights, too; the boundary is known if a training step has shown it.
     """
 
     def __init__(
@@ -79,7 +67,7 @@ class Trial:
         kept = None if known is None else known.kept_calls
         trace = Trace(whole=kept, others=kept is not None, random=random_state())
         self.result, self.trace = watch.traced(*call, trace)
-        self.moving = False
+        self.moving = False  # whether the prefix alone moves a buffer, as far as is seen
         self._assigned = self._before.assigned()
         self._expected: list[Any] = []
         self._rows: list[int] | None = None
@@ -107,11 +95,6 @@ class Trial:
 
     def check(self, number: int, opened: frozenset[int], known: Boundary | None = None) -> Boundary:
         """Make one of the checks; the first finds the boundary, or proves that it is the known one.
-
-        Args:
-            number: from 0, of all checks.
-            opened: identities of the open weights.
-            known: the boundary, if the first check has found it meanwhile.
 
         Raises:
             CannotCacheError: with the reason why nothing can be kept.

@@ -65,10 +65,7 @@ class _Enough(BaseException):
 class ForwardWatch:
     """Functions in front of the forward of a network and of its closed layers.
 
-    Args:
-        network: the network.
-        opened: identities of the open weights.
-        outside: called when a closed layer is called outside the forward of the network.
+    ``outside`` is called when a closed layer is called outside the forward of the network.
     """
 
     def __init__(
@@ -98,10 +95,8 @@ class ForwardWatch:
     def begin(self, owner: Any, forward: Callable[..., Any]) -> None:
         """Put the functions in place.
 
-        Args:
-            owner: held weakly; once it is gone the network runs as without us.
-            forward: called instead of the network's own forward, with the owner, the original
-                function, its arguments, and those by name.
+        The network's forward becomes ``forward``, called with the owner, the original function, its
+        arguments, and those by name. Once the owner, held weakly, is gone it runs as without us.
 
         Raises:
             CannotCacheError: if one of them cannot be replaced, or has hooks of the user.
