@@ -218,7 +218,7 @@ class FeatureCache:
                 found = trial.check(passed, phase.opened)
             kept = self._keeping(phase, found)
             if known is None:
-                features = self._features(phase, kept, trial.trace, batch)
+                features = self._features(phase, kept, trial.trace, batch.keys)
                 each = sum(array.nbytes for array in features) // len(batch.keys)
                 self._say(
                     f"cache on: keeps the output of {', '.join(kept.names)}, {each:,} bytes "
@@ -264,7 +264,7 @@ class FeatureCache:
             if proven and recipe and not check and any(row is not None for row in rows):
                 there = len(rows) - rows.count(None)
                 if there < len(rows) and not phase.moving:
-                    rows = self._completed(phase, kept, batch, rows)
+                    rows = self._completed(phase, kept, recipe, batch, rows)
                 if recipe.serves(rows):
                     self.statistics.hits += there
                     phase.replays = True
@@ -282,7 +282,7 @@ class FeatureCache:
         return result
 
     def _completed(
-        self, phase: _Phase, kept: Kept, batch: _Batch, rows: list[Row | None]
+        self, phase: _Phase, kept: Kept, recipe: Recipe, batch: _Batch, rows: list[Row | None]
     ) -> list[Row | None]:
         """The features of a batch, the missing ones computed from their samples alone."""
         missing = [index for index, row in enumerate(rows) if row is None]
@@ -292,10 +292,8 @@ class FeatureCache:
         with paddle.no_grad():
             phase.watch.traced(original, args, kwargs, trace)
         keys = [batch.keys[index] for index in missing]
-        features = arrays_of(
-            kept.boundary.features(trace, len(missing), phase.watch.name), self._options.dtype
-        )
-        self._put(kept, keys, features)
+        features = self._features(phase, kept, trace, missing)
+        self._put(kept, recipe, keys, features)
         self.statistics.misses += len(missing)
         done = dict(zip(missing, (tuple(array[i] for array in features) for i in range(len(keys)))))
         return [done.get(index, row) for index, row in enumerate(rows)]
@@ -310,9 +308,9 @@ class FeatureCache:
                 if not calls.get(call, True):
                     raise CannotCacheError(f"{phase.watch.name(call)} comes behind open layers now")
 
-    def _features(self, phase: _Phase, kept: Kept, trace: Trace, batch: _Batch) -> Row:
-        """The features in a trace, one row per sample."""
-        found = kept.boundary.features(trace, len(batch.keys), phase.watch.name)
+    def _features(self, phase: _Phase, kept: Kept, trace: Trace, samples: Sequence[Any]) -> Row:
+        """The features in a trace, one row for each of these samples."""
+        found = kept.boundary.features(trace, len(samples), phase.watch.name)
         return arrays_of(found, self._options.dtype)
 
     # ------------------------------------------------------------ keeping, and giving up
@@ -322,22 +320,22 @@ class FeatureCache:
     ) -> None:
         """Keep the features of a batch that was computed; compare those that were there."""
         self.statistics.misses += len(batch.keys)
-        features = self._features(phase, kept, trace, batch)
+        features = self._features(phase, kept, trace, batch.keys)
         self._compare(phase, kept, rows, features)
         recipe = phase.recipes.get(batch.form)
         if recipe is None:
             recipe = Recipe.of(trace, kept.boundary, features, phase.blanks)
             phase.recipes[batch.form] = recipe
+        self._put(kept, recipe, batch.keys, features)
+        if not any(row is not None for row in rows):
+            self._give_up_without_hits(phase, kept)
+
+    def _put(self, kept: Kept, recipe: Recipe, keys: Sequence[bytes], features: Row) -> None:
         if shapes_of(features) != recipe.shapes:
             raise CannotCacheError(
                 f"{', '.join(kept.names)} gives another shape for inputs of the same shape: "
                 "what it computes of a sample depends on the others of the batch"
             )
-        self._put(kept, batch.keys, features)
-        if not any(row is not None for row in rows):
-            self._give_up_without_hits(phase, kept)
-
-    def _put(self, kept: Kept, keys: Sequence[bytes], features: Row) -> None:
         was_full = kept.store.full
         kept.store.put(keys, features)
         self.statistics.rows, self.statistics.nbytes = len(kept.store), kept.store.nbytes

@@ -50,7 +50,7 @@ class Recipe:
         )
 
     def outputs(self, rows: Sequence[Row | None]) -> dict[Call, Any]:
-        """The output of each call of the prefix: placeholders, and the features where they belong."""
+        """The output of each call of the prefix: placeholders, and features where they belong."""
         columns = (np.stack([row[i] for row in rows if row]) for i in range(len(self.dtypes)))
         features = (_tensor(array, dtype) for array, dtype in zip(columns, self.dtypes))
         # Copies of the structures: the network may append to a list that it gets.

@@ -97,8 +97,8 @@ class DiskStore(MemoryStore):
     :meth:`flush`, when the store is dropped, and when the interpreter ends. A row counts only if
     its checksum fits, so a damaged one is recorded anew.
 
-    Other folders count for the limit, too, and may go, the first one first. An open file may be held
-    that keeps this folder from being removed.
+    Other folders count for the limit, too, and may go, the first one first. An open file may be
+    held that keeps this folder from being removed.
     """
 
     def __init__(

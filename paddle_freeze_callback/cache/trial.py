@@ -45,8 +45,8 @@ class Trial:
     """The forward that the training loop asked for, and what can be learnt from it.
 
     The loop gets the output of this very forward. After ``with trial:`` buffers, attributes and
-    random generators are as that forward left them, whatever was tried out. The first check looks at
-    all weights, too; the boundary is known if a training step has shown it.
+    random generators are as that forward left them, whatever was tried out. The first check looks
+    at all weights, too; the boundary is known if a training step has shown it.
     """
 
     def __init__(

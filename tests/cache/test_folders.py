@@ -139,7 +139,7 @@ def test_an_index_is_searched_and_no_file_is_read_before_a_row_of_it_is_asked_fo
     assert (len(store), store.nbytes, len(store._index.keys)) == (40, 480, 40)
     assert store._index.opened == {}
     assert kept(store, [5, 50, 38]) == [5, 38]
-    assert len(store._index.opened) == 1
+    assert len(store._index.opened) == 2
     assert kept(store, range(41)) == list(range(40))
     assert store.damaged == 0
     put(store, range(40))  # they are there

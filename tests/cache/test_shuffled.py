@@ -111,6 +111,34 @@ def test_a_batch_with_missing_samples_computes_those_alone():
         assert rows == [2]
 
 
+def test_a_prefix_that_gives_few_samples_another_shape_switches_it_off():
+    """Only batches of three are cut, of which the proof saw none."""
+
+    class Cuts(nn.Embedding):
+        def forward(self, x):
+            out = super().forward(x)
+            return out[:, :3] if len(x) == 3 else out
+
+    class Reader(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = Cuts(50, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.c(self.a(x).mean(1))
+
+    rows = paddle.to_tensor(np.random.RandomState(0).randint(3, 50, [8, 5]))
+    batches = [rows[:4], rows[:4], rows[:4], rows[3:7], rows[2:6]]
+    runs = []
+    for options in ({"frozen_dropout": "eval"}, {"cache": "memory"}):
+        paddle.seed(5)
+        schedule = FreezeSchedule(unfreeze_at={0: "c"}, **options)
+        runs.append(by_hand(Reader(), schedule, batches, 1))
+    assert runs[0][0] == runs[1][0]
+    assert "gives another shape for inputs of the same shape" in str(runs[1][1].off)
+    assert runs[1][1].hits == 4
+
+
 def test_a_prefix_that_moves_a_buffer_before_its_end_is_computed_for_the_whole_batch():
     """An open normalization on a branch beside the frozen layers, before the last of these."""
 
