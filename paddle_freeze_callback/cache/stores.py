@@ -280,6 +280,8 @@ class _Index:
         """Write it in place of those that are there."""
         old = list(folder.glob(f"*{_INDEX}"))
         n, m = len(self.keys), len(self.names)
+        if 16 * n > _LARGEST:
+            return
         columns = [(name, kind, (n,)) for name, kind in _KINDS.items()]
         columns += [("name", "U80", (m,)), ("size", "<u8", (m,))]
         content = np.zeros((), columns)
