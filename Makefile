@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
+COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
 
-.PHONY: demo test test-compat zoo zoo-docs bench ablation fuzz kill lint docs readme-assets clean
+.PHONY: demo test test-compat test-matrix wheel zoo zoo-docs bench ablation fuzz kill kill-lora lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -18,6 +18,16 @@ test: $(READY) lint
 test-compat: .venv-nlp3/.ready .venv-formers/.ready
 	.venv-nlp3/bin/python -m pytest $(COMPAT)
 	.venv-formers/bin/python -m pytest $(COMPAT)
+
+# The tests under every release of Paddle, Trainer and Python that we claim; resumed where it stopped.
+test-matrix:
+	$(PYTHON) tests/matrix.py
+
+# dist/*.whl and dist/*.tar.gz, checked.
+wheel: $(READY)
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 # What "auto" finds in every network of the zoo; zoo-docs writes the listings and docs/zoo*.md anew.
 zoo: $(READY)
@@ -31,12 +41,12 @@ zoo-docs: $(READY) .venv-nlp3/.ready .venv-formers/.ready
 
 .venv-nlp3/.ready: setup.cfg pyproject.toml
 	test -x .venv-nlp3/bin/python || $(PYTHON) -m venv .venv-nlp3
-	.venv-nlp3/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp3,test]'
+	.venv-nlp3/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,nlp3,test]'
 	touch $@
 
 .venv-formers/.ready: setup.cfg pyproject.toml
 	test -x .venv-formers/bin/python || $(PYTHON) -m venv .venv-formers
-	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[formers,test]'
+	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,formers,test]'
 	touch $@
 
 # What it costs and saves, with Lightning and finetuning-scheduler beside it; about 20 minutes.
@@ -60,12 +70,16 @@ fuzz: $(READY)
 kill: $(READY)
 	$(BIN)/python tests/programs/kill.py
 
-# The API reference, into docs/_build/html; a warning is an error.
+# The same with LoRA and unified checkpoints, at each of 20 steps.
+kill-lora: $(READY)
+	$(BIN)/python tests/programs/kill.py 20 lora
+
+# The site, English and Chinese, into docs/_build/html; a warning is an error.
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# The READMEs' pictures and outputs, as they are today.
+# The documents' pictures, outputs and tables of options, as they are today.
 readme-assets: $(READY)
 	$(BIN)/python docs/readme_assets.py
 
@@ -76,8 +90,8 @@ lint: $(READY)
 
 $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nlp,plot,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,nlp,plot,test]'
 	touch $@
 
 clean:
-	rm -rf docs/_build $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf docs/_build dist .matrix $(VENV) .venv-nlp3 .venv-formers .venv-peers .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .installed import require_paddle
+
+require_paddle()  # before anything imports it
+
 from .freezing import SlantedTriangular, freeze, unfreeze
 from .options import FreezeArguments
 from .schedule import FreezeSchedule

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from paddle import nn
 
 from .cache.options import CacheOptions
 from .checks import documented
-from .hosts import HapiHost, TrainerHost, announce
+from .hosts import HapiHost, TrainerHost, announce, expect_checkpoint
 from .options import reading
 from .options.flags import PREFIX
 from .options.options import Options, described, taking
@@ -31,6 +30,7 @@ from .strategies.run import Run
 from .strategies.timed import HeadThenAll
 from .views.preview import Preview, preview
 from .views.run import FreezeRun
+from .words import warn
 
 
 class FreezeSchedule:
@@ -47,7 +47,7 @@ class FreezeSchedule:
     A moment (``every``, ``start``, keys of ``unfreeze_at``) is an ``int``, which counts epochs,
     or a string such as ``"3 epochs"``, ``"500 steps"`` or ``"30%"`` of the run. Selectors are
     described in :mod:`paddle_freeze_callback.stages.selectors`, stages in
-    :func:`paddle_freeze_callback.partition`, the cache in :mod:`paddle_freeze_callback.cache`.
+    :func:`paddle_freeze_callback.partition`, the cache in the guide of that name.
 
     Without any option, in a Trainer whose arguments have ``freeze_*`` flags (see
     :class:`FreezeTrainingArguments`), it takes its options from the flags.
@@ -87,6 +87,8 @@ class FreezeSchedule:
             "frozen_norm": options.frozen_norm,
             "frozen_dropout": dropout or ("train" if cache is None else "eval"),
             "cache": cache,
+            "untouched": options.untouched,
+            "on_conflict": options.on_conflict,
             "verify": options.verify,
             "restore": options.restore,
             "free_optimizer_state": self._strategy.frees_state if frees is None else frees,
@@ -257,7 +259,7 @@ class FreezeSchedule:
         return preview(
             network, self._options.stages, self._strategy, manners["learning_rates"], run,
             optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
-            cache=manners["cache"],
+            cache=manners["cache"], untouched=manners["untouched"],
         )  # fmt: skip
 
     def plot(
@@ -427,8 +429,10 @@ class FreezeSchedule:
             announce(params)
 
     def on_init_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
-        """The Trainer was built: wrong flags are found now."""
+        """The Trainer was built: wrong flags are found now, and a checkpoint may be loaded next."""
         self._take_options_from(args)
+        rates = self._manners["learning_rates"]
+        expect_checkpoint(context.get("model"), self._options.stages, self._strategy, rates)
 
     def on_train_begin(self, *event: Any, **context: Any) -> None:
         """Training begins; in a Trainer after the optimizer's state was loaded."""
@@ -515,10 +519,9 @@ def _go_on_without_record(strategy: Strategy, where: str) -> None:
             f"{strategy!r} does not follow from time alone, and its decisions so far are in {where}"
         )
     if strategy.decides:
-        warnings.warn(
+        warn(
             f"{strategy!r} starts without the metrics that were evaluated before; they are in "
-            f"{where}",
-            stacklevel=4,
+            f"{where}"
         )
 
 

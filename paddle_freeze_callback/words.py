@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 #: The selector that means everything, or everything that no other selector means.
 EVERYTHING = "*"
 
+# Whose frames lie between a user's line and a warning of ours.
+_BETWEEN = ("paddle_freeze_callback", "paddle", "paddlenlp", "paddleformers", "decorator")
 
-def listing(names: Sequence[str], most: int = 4) -> str:
+
+def warn(text: str) -> None:
+    """Warn, and point at the user's line: the nearest that is neither ours nor a library's.
+
+    Python 3.12 has ``skip_file_prefixes=`` for it.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+def listing(names: Sequence[str], most: int = 4, noun: str = "stages") -> str:
     """Names in a row; of many the middle is left out.
 
     >>> listing(["a", "b", "c", "d", "e", "f"])
@@ -17,7 +33,7 @@ def listing(names: Sequence[str], most: int = 4) -> str:
     """
     if len(names) <= most:
         return ", ".join(names)
-    return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} stages)"
+    return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} {noun})"
 
 
 def did_you_mean(

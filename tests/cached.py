@@ -68,10 +68,10 @@ def off_reason(network, batches, **options):
     schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory", **options)
     _, statistics, lines = by_hand(network, schedule, batches)
     assert [line for line in lines if line.startswith("cache off")] == [
-        f"cache off until the next transition: {statistics.off}"
+        f"cache off until the next transition: {why}" for why in statistics.off
     ]
     assert statistics.hits == statistics.rows == 0
-    return statistics.off
+    return statistics.off[0]
 
 
 class Three(nn.Layer):

@@ -102,7 +102,7 @@ def test_the_cache_was_of_use_while_the_head_learned_alone(tour):
     assert done.hits >= 256
     assert done.hit_rate > 0.2
     assert (done.rows, done.nbytes) == (0, 0)
-    assert done.off == "no layer is frozen as a whole"
+    assert done.off == ("no layer is frozen as a whole",)
 
 
 def test_after_the_tour_the_network_is_as_it_was_found(tour):

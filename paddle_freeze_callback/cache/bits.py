@@ -20,11 +20,11 @@ def array_of(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:
     tensor = tensor.detach()
     if not tensor.place.is_cpu_place():
         return np.asarray(tensor.numpy())
-    if tensor.dtype == paddle.bfloat16:
-        return np.from_dlpack(tensor.view("int16")).view("uint16")
     try:
+        if tensor.dtype == paddle.bfloat16:
+            return np.from_dlpack(tensor.view("int16")).view("uint16")
         return np.from_dlpack(tensor)
-    except Exception:  # a kind of number that NumPy's side of the protocol lacks
+    except Exception:  # a kind of number, or an older Paddle, that lacks this way
         return np.asarray(tensor.numpy())
 
 

@@ -116,7 +116,7 @@ class FeatureCache:
         self.remove()
         self.flush()
         done = self.statistics
-        done.off, done.boundary = "", ()
+        done.boundary = ()
         if self._kept and self._kept.depends & opened:
             self._kept = None
             done.rows = done.nbytes = 0
@@ -150,7 +150,7 @@ class FeatureCache:
 
     def _off(self, why: str) -> None:
         self.close()
-        self.statistics.off, self.statistics.boundary = why, ()
+        self.statistics.off, self.statistics.boundary = (*self.statistics.off, why), ()
         self.statistics.rows = self.statistics.nbytes = 0
         self._say(f"cache off until the next transition: {why}")
 
@@ -406,7 +406,8 @@ def bytes_a_sample(
         cache.remove()
         state.restore()
     if cache.statistics.off or not cache.statistics.rows:
-        raise CannotCacheError(cache.statistics.off or "a batch needs two samples or more to tell")
+        few = "a batch needs two samples or more to tell"
+        raise CannotCacheError("; ".join(cache.statistics.off) or few)
     return cache.statistics.nbytes // cache.statistics.rows
 
 
@@ -414,4 +415,4 @@ def _amp_state() -> tuple[str, str]:
     """The level and dtype of mixed precision."""
     # paddle.is_autocast_enabled() does not distinguish O1 from O2, whose features differ.
     tracer = paddle.base.framework._dygraph_tracer()
-    return str(tracer._amp_level), str(paddle.get_autocast_dtype())
+    return str(tracer._amp_level), str(tracer._amp_dtype)  # paddle.get_autocast_dtype is of 3.2

@@ -75,7 +75,7 @@ class CacheStatistics:
         nbytes: bytes of features kept now.
         boundary: the layers whose outputs are kept, such as ``("encoder.layers.2",)``; empty
             while the cache is off.
-        off: why it is off; empty while it is on.
+        off: why it was switched off, each time, oldest first; empty if it never was.
     """
 
     hits: int = 0
@@ -83,7 +83,7 @@ class CacheStatistics:
     rows: int = 0
     nbytes: int = 0
     boundary: tuple[str, ...] = ()
-    off: str = ""
+    off: tuple[str, ...] = ()
 
     @property
     def hit_rate(self) -> float:

@@ -135,7 +135,8 @@ def weight_digests(network: nn.Layer) -> dict[str, Any]:
 
 def _buffers(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     """The buffers of this layer itself, one that has two names under both."""
-    return dict(layer.named_buffers(include_sublayers=False, remove_duplicate=False))
+    # named_buffers(remove_duplicate=False) is not in Paddle 2.6.
+    return {name: one for name, one in layer._buffers.items() if one is not None}
 
 
 def _grad_of(tensor: paddle.Tensor) -> paddle.Tensor | None:

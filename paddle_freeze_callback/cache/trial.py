@@ -29,6 +29,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ..stages.weights import moving_state
 from .bits import array_of, digest
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
@@ -162,6 +163,12 @@ class Trial:
             for owner, name in assigned:
                 if owner in inside:
                     raise CannotCacheError(f"{path} sets {name}, which others may read")
+            # Nor would it go on moving its statistics, as what the user froze may do.
+            moving = {id(tensor) for tensor in self._unsteady}
+            for one in [layer, *layer.sublayers()]:
+                for name, tensor in moving_state(one).items():
+                    if id(tensor) in moving:
+                        raise CannotCacheError(f"{path} moves its {name} in each forward")
 
     def _needed(self, real: Mapping[Call, Any]) -> dict[Call, tuple[int, ...]]:
         """The tensors of prefix calls that the rest of the network uses."""

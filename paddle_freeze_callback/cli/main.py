@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.folders import default_folder, folders, remove
+from ..installed import versions
 from ..options import reading
 from ..options.flags import FLAGS, PREFIX, Flag
 from ..schedule import FreezeSchedule
@@ -133,56 +134,54 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         **formatted(*_EXAMPLES),
     )
     parser.add_argument("--version", action="version", version=f"paddle_freeze_callback {VERSION}")
+    parser.add_argument(
+        "--versions", action="version", version=versions(),
+        help="show what a report of a fault should say of this machine, and exit",
+    )  # fmt: skip
     commands = parser.add_subparsers(
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )
 
     def command(name: str, words: str, run: Callable[[argparse.Namespace], None], help: str) -> Any:
+        """A command with its positional words, in which FILE is a schedule file."""
         added = commands.add_parser(
             name, help=help, description=f"{help[0].upper()}{help[1:]}.",
             usage=f"{prog} {name} {words} [options]", **formatted(name),
         )  # fmt: skip
         added.set_defaults(command=run)
+        if words == "FILE MODEL":
+            added.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
+        added.add_argument("model", metavar="MODEL", help="see below")
         return added
 
     plan = command(
         "plan", "MODEL", _plan, "print what a schedule does to a model, or write it as YAML"
     )
-    plan.add_argument("model", metavar="MODEL", help="see below")
-    _add_schedule(plan, "the schedule", _DEFAULT)
-    _add_config(plan)
-    _add_length(plan)
     plan.add_argument(
-        "--yaml",
-        nargs="?",
-        const="-",
-        type=_yaml_name,
-        metavar="FILE",
+        "--yaml", nargs="?", const="-", type=_yaml_name, metavar="FILE",
         help="instead of the table, write the schedule moment by moment, as commented YAML to edit "
         "and to give to FreezeSchedule.from_file: into a new FILE, or without FILE to the "
         "standard output (then put --yaml after MODEL)",
-    )
+    )  # fmt: skip
     plot = command("plot", "MODEL -o FILE", _plot, "draw a schedule into a file (needs matplotlib)")
-    plot.add_argument("model", metavar="MODEL", help="see below")
     plot.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="a .png, .svg or .pdf file"
     )
-    _add_schedule(plot, "the schedule", _DEFAULT)
-    _add_config(plot)
-    _add_length(plot)
     check = command(
         "check", "FILE MODEL", _check, "test whether a schedule file fits a model, and preview it"
     )
-    check.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
-    check.add_argument("model", metavar="MODEL", help="see below")
     check.add_argument(
-        "--batch",
-        metavar="MODULE:FUNCTION",
+        "--batch", metavar="MODULE:FUNCTION",
         help="what the model is called with: a tensor, tuple or dictionary. The first step is "
         "tried, with random weights, and its contradictions are listed under the table",
-    )
+    )  # fmt: skip
+    for each in (plan, plot):
+        _add_schedule(each, "the schedule", _DEFAULT)
+        each.add_argument(
+            "--config", dest="file", metavar="FILE",
+            help="a schedule file; flags of the schedule add options that it does not set",
+        )  # fmt: skip
     _add_schedule(check, "beside the file", "Options that the file does not set.")
-    _add_length(check)
     cache = command(
         "cache", "list|clear", _cache, "show or remove the features that disk caches keep"
     )
@@ -190,6 +189,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "what", choices=("list", "clear"), help="clear leaves what a living process uses"
     )
     cache.add_argument("--folder", type=Path, help="of cache=; by default that of cache=disk")
+    for each in (plan, plot, check):
+        group = each.add_argument_group("the run")
+        group.add_argument(
+            "--epochs", type=_epochs, default=_EPOCHS, metavar="N",
+            help="how many epochs the run has (default: %(default)s)",
+        )  # fmt: skip
+        group.add_argument(
+            "--steps-per-epoch", type=_whole, default=_STEPS, metavar="N",
+            help="optimizer steps in an epoch (default: %(default)s, which is a guess; samples / "
+            "batch size / accumulation steps)",
+        )  # fmt: skip
     return parser
 
 
@@ -210,34 +220,6 @@ def _form(flag: Flag) -> dict[str, Any]:
         return {"type": flag.kind, "metavar": "N" if flag.kind is int else "X"}
     moment = any("When" in str(each.type) for each in flag.fields.values())
     return {"metavar": "WHEN" if moment else "NAME" if flag.name == "strategy" else "TEXT"}
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        dest="file",
-        metavar="FILE",
-        help="a schedule file; flags of the schedule add options that it does not set",
-    )
-
-
-def _add_length(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the run")
-    group.add_argument(
-        "--epochs",
-        type=_epochs,
-        default=_EPOCHS,
-        metavar="N",
-        help="how many epochs the run has (default: %(default)s)",
-    )
-    group.add_argument(
-        "--steps-per-epoch",
-        type=_whole,
-        default=_STEPS,
-        metavar="N",
-        help="optimizer steps in an epoch (default: %(default)s, which is a guess; samples / "
-        "batch size / accumulation steps)",
-    )
 
 
 def _whole(text: str) -> int:

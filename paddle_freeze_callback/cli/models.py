@@ -19,13 +19,6 @@ from .mistake import MistakeError, blaming, near_file
 def load_model(text: str) -> nn.Layer:
     """The network that MODEL means on the command line, without pretrained weights.
 
-    Args:
-        text: ``"paddle.vision:factory"``, ``"module:factory"``, a folder with a configuration
-            of PaddleNLP, or the name of one of PaddleNLP's models.
-
-    Raises:
-        MistakeError: if there is no such model; the message names similar ones.
-
     >>> type(load_model("paddle.vision:LeNet")).__name__
     'LeNet'
     """
@@ -65,11 +58,7 @@ def _from_vision(factory: str) -> nn.Layer:
 
 
 def load_batch(text: str) -> Any:
-    """What BATCH on the command line means: the batch that a module holds, or a function gives.
-
-    Raises:
-        MistakeError: if there is no such thing; the message names similar ones.
-    """
+    """What BATCH on the command line means: the batch that a module holds, or a function gives."""
     module, colon, name = text.partition(":")
     if not (module and colon and name):
         raise MistakeError(f"--batch {text!r}: write module:function, such as my_module:batch")

@@ -49,17 +49,7 @@ def written_out(
     Moments are in epochs, so that they stay right for another number of steps in an epoch,
     unless the schedule itself counts steps.
 
-    Args:
-        schedule: the schedule.
-        network: the network that it is fitted to.
-        epochs: how long the run is.
-        steps_per_epoch: optimizer steps in an epoch.
-        model: the network's name on the command line, for the comments.
-        file: the name of the YAML file, for the comments.
-
-    Raises:
-        MistakeError: if the strategy makes decisions while it runs.
-        ValueError, TypeError: as at the start of a run.
+    ``model`` and ``file``, as on the command line, are for the comments.
     """
     stages, rule, rates, options = _asked(schedule)
     if rule.decides or rule.measures:
@@ -69,7 +59,10 @@ def written_out(
         )
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
     survey = Survey(network)
-    plan = plan_of(survey, stages, rule, rates)
+    untouched = options.get("untouched")
+    plan = plan_of(survey, stages, rule, rates, untouched)
+    if untouched is not None:
+        options["untouched"] = [weight.name for weight in survey.select(untouched)]
     total = sum(weight.numel for weight in survey.weights)
     lines = [*_body(survey, plan, run, _counts_steps(rule), total), *_other(options, rule)]
     head = f"""\

@@ -7,8 +7,9 @@ the process:
 - ``LSTM``, ``GRU`` and ``SimpleRNN``: with a frozen weight, and in eval mode;
 - BatchNorm: with one of weight and bias frozen neither gets a gradient;
 - InstanceNorm: the same, and with an input that wants no gradient;
-- ``PReLU``: with an input that wants no gradient;
-- ``HSigmoidLoss``: with an input that wants no gradient, or with a frozen weight.
+- ``PReLU`` since Paddle 3.1: with an input that wants no gradient;
+- ``HSigmoidLoss``: with an input that wants no gradient, or with a frozen weight;
+- GroupNorm before Paddle 3.1: the same.
 
 The cure needs nothing from loops and optimizers. A frozen parameter stays frozen. For the length
 of one call the kernel is handed an alias of it: a tensor with the same memory that does want a
@@ -27,6 +28,10 @@ from typing import Any
 
 import paddle
 from paddle import nn
+
+from ..installed import release
+
+_RELEASE = release(paddle.__version__)
 
 # In a trace of to_static what a layer is given is a value of the trace.
 _TENSORS = (paddle.Tensor, paddle.pir.Value)
@@ -65,8 +70,14 @@ _KERNELS = (
         frozenset({ALL, SOME}),
         inputs=True,
     ),
-    _Kernel((nn.PReLU,), ("_weight",), frozenset({ALL}), inputs=True),
+    _Kernel((nn.PReLU,) if _RELEASE >= (3, 1) else (), ("_weight",), frozenset({ALL}), inputs=True),
     _Kernel((nn.HSigmoidLoss,), ("weight", "bias"), frozenset({ALL, SOME, NONE}), inputs=True),
+    _Kernel(
+        (nn.GroupNorm,) if _RELEASE < (3, 1) else (),
+        ("weight", "bias"),
+        frozenset({ALL, SOME}),
+        inputs=True,
+    ),
 )
 
 
@@ -170,7 +181,9 @@ class _Hooks:
         self._layer = weakref.ref(layer)
         self._kernel = kernel
         self._handles = (
-            layer.register_forward_pre_hook(self._enter, with_kwargs=True),
+            layer.register_forward_pre_hook(self._enter, with_kwargs=True)
+            if _RELEASE >= (3, 0)
+            else layer.register_forward_pre_hook(self._enter_by_position),
             layer.register_forward_post_hook(self._leave),
         )
 
@@ -188,6 +201,11 @@ class _Hooks:
         return tuple(_opened(one, wanting) for one in inputs), {
             name: _opened(one, wanting) for name, one in named.items()
         }
+
+    def _enter_by_position(self, layer: nn.Layer, inputs: Any) -> Any:
+        """The same in Paddle 2.6, whose hooks do not see what is given by name."""
+        found = self._enter(layer, inputs, {})
+        return found and found[0]
 
     def _leave(self, layer: nn.Layer, inputs: Any, outputs: Any) -> None:
         self._clear(layer)

@@ -8,7 +8,7 @@ late trains exactly as with a fresh optimizer.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import paddle
@@ -43,15 +43,18 @@ def _parameters(optimizer: Any) -> list[paddle.Tensor]:
     ]
 
 
-def check(optimizer: Any, will_open: Collection[Weight]) -> None:
+def check(
+    optimizer: Any, will_open: Collection[Weight], opens_late: Callable[[], str | None]
+) -> None:
     """Refuse, before the first step, an optimizer under which the schedule would go wrong.
 
     Args:
         optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped.
         will_open: the weights that the schedule opens at some time.
+        opens_late: gives the name of a stage that opens after the first step, if one does.
 
     Raises:
-        ValueError: if the optimizer lacks some of them, or caches its parameters.
+        ValueError: if the optimizer lacks some of them, or notes at its first step what trains.
         TypeError: if it is no optimizer of Paddle.
     """
     inner = innermost(optimizer)
@@ -62,6 +65,13 @@ def check(optimizer: Any, will_open: Collection[Weight]) -> None:
             f"{type(inner).__name__}(use_multi_tensor=True) keeps the list of parameters of its "
             "first step, and would update the wrong ones after a stage opens or freezes; "
             "build it without use_multi_tensor"
+        )
+    if isinstance(inner, paddle.incubate.LookAhead) and (late := opens_late()) is not None:
+        raise ValueError(
+            "LookAhead copies the weights that train in its first step, and takes zeros for those "
+            f"that open later, here {late!r}: it would pull them towards zero. Give the schedule "
+            "and the training loop the optimizer inside it (lookahead.inner_optimizer), or have "
+            "everything open from step 0"
         )
     known = parameter_ids(optimizer)
     missing = [weight.name for weight in will_open if id(weight.tensor) not in known]
@@ -124,7 +134,9 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
             per_parameter.pop(name, None)
             if master is not None:
                 per_parameter.pop(master.name, None)
-        inner._already_create_accumulator.discard(name)
+        created = getattr(inner, "_already_create_accumulator", None)  # not in Paddle 2.6
+        if created is not None:
+            created.discard(name)
 
 
 def renew(optimizer: Any, opened: Iterable[Weight]) -> None:

@@ -8,6 +8,6 @@ what the run reports. Every host is handed ``begin``, which starts a run, and kn
 from __future__ import annotations
 
 from .hapi import HapiHost, announce
-from .trainer import TrainerHost
+from .trainer import TrainerHost, expect_checkpoint
 
-__all__ = ["HapiHost", "TrainerHost", "announce"]
+__all__ = ["HapiHost", "TrainerHost", "announce", "expect_checkpoint"]

@@ -10,9 +10,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from paddle import nn
+
+from ..freezing.savers import adapters, tell_savers
+from ..session.plan import plan
 from ..session.record import FILE, Record
 from ..session.session import Freezing
 from ..session.transition import brief
+from ..stages.partition import Stages, Survey
+from ..strategies.base import Strategy
+from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 
 
@@ -97,7 +104,11 @@ class TrainerHost:
 
         Logs of an evaluation are left alone: ``evaluate`` returns them.
         """
-        if self._run is None or not logs or "loss" not in logs:
+        if self._run is None:
+            return
+        self._run.notice()
+        self._run.check_flags(state.global_step)
+        if not logs or "loss" not in logs:
             return
         logs.update(self._run.numbers)
         history = state.log_history
@@ -126,6 +137,7 @@ class TrainerHost:
         """Training is over: everything is put back."""
         run, self._run = self._run, None
         if run is not None:
+            run.conclude(state.global_step)
             # A Trainer may have loaded its best checkpoint since the last epoch's end, so that
             # was the last time to verify.
             run.close(verify=False)
@@ -136,6 +148,24 @@ class TrainerHost:
             bar = display.training_bar  # None on other ranks
             if hasattr(bar, "set_postfix_str"):
                 bar.set_postfix_str(words)
+
+
+def expect_checkpoint(
+    network: Any, stages: Stages, strategy: Strategy, rates: LearningRates
+) -> None:
+    """Have an adapter model load all that a run under this schedule saves.
+
+    A Trainer resumes before training begins. Weights that the user froze and the schedule opens
+    are frozen then, and a checkpoint in PaddleNLP's unified format would be read without them.
+    """
+    if not isinstance(network, nn.Layer) or not adapters(network):
+        return
+    try:
+        survey = Survey(network)
+        openable = plan(survey, stages, strategy, rates).openable
+    except (TypeError, ValueError):
+        return  # what does not fit is refused when training begins
+    tell_savers(network, [weight for weight in survey.weights if weight.name in openable])
 
 
 def _calling_trainer(callback: object) -> tuple[list[Any], str | None]:

@@ -77,7 +77,7 @@ def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> li
         TypeError: if it is no optimizer of Paddle.
     """
     will_open = plan.will_open(survey, run)
-    optimizers.check(optimizer, will_open)
+    optimizers.check(optimizer, will_open, lambda: plan.opens_late(run))
     if not plan.learning_rates.neutral:
         rates.check_optimizer(optimizers.innermost(optimizer))
     return will_open
@@ -94,19 +94,19 @@ def _refuse_sparse(network: nn.Layer) -> None:
 
 
 def doubts(plan: Plan, run: Run) -> list[str]:
-    """What is allowed, but hardly meant: stages that never open, a schedule that never acts."""
+    """What is allowed, but hardly meant: what never opens, what changes nothing or never acts."""
     strategy, names = plan.strategy, plan.schedulable
     late = strategy.never_open(run, names)
-    if late:
-        return [_never_opens(late, run)]
+    found = [_never_opens(late, run)] if late else []
+    found += strategy.no_effect(run, names)
     first = strategy.next_step(Progress(0, run, stages=names), names)
     total = run.total_steps
-    if not strategy.needs_evaluation and first and total and first >= total:
-        return [
+    if not (found or strategy.needs_evaluation) and first and total and first >= total:
+        found.append(
             f"in this run of {total} steps {strategy!r} never acts: "
             f"it would change something at step {first} first"
-        ]
-    return []
+        )
+    return found
 
 
 def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:

@@ -57,12 +57,17 @@ class Record:
     open_stages: tuple[str, ...]
     decisions: tuple[tuple[int, Any], ...] = ()
 
-    def changes(self, now: tuple[str, ...]) -> str:
+    def changes(self, *alike: tuple[str, ...]) -> str:
         """What differs if other stages were open under the schedule of now; empty for nothing.
+
+        Args:
+            alike: the stages that it opens before and after the transition of this step; a run
+                may have been saved at either.
 
         >>> Record(3, "FreezeSchedule()", ("head",)).changes(("head", "top"))
         '(FreezeSchedule()): top was frozen and is now open'
         """
+        now = min(alike, key=lambda names: len({*names} ^ {*self.open_stages}))
         opened = [name for name in now if name not in self.open_stages]
         closed = [name for name in self.open_stages if name not in now]
         verbs = ((opened, "was frozen and is now open"), (closed, "was open and is not now"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,13 +27,17 @@ from ..freezing.best_weights import BestWeights
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
+from ..freezing.savers import tell_savers
 from ..stages.declared import REST
 from ..stages.partition import Stage, Stages, Survey, covering
+from ..stages.selectors import Selector
+from ..stages.weights import layers, own_parameters
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
-from ..words import listing
+from ..words import listing, warn
+from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
@@ -49,7 +52,7 @@ _NEVER = sys.maxsize
 class Freezing:
     """A schedule at work on a network, from the beginning of a run to its end.
 
-    Get one from :meth:`FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
+    Get one from :meth:`.FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
     :meth:`close` at the end (a ``with`` block does).
 
     Attributes:
@@ -70,6 +73,8 @@ class Freezing:
         learning_rates: LearningRates,
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
+        untouched: Selector | None = None,
+        on_conflict: str = "warn",
         verify: bool = False,
         restore: bool = True,
         free_optimizer_state: bool = False,
@@ -82,11 +87,11 @@ class Freezing:
     ) -> None:
         survey = Survey(network)
         release(network)
-        self._plan = plan(survey, stages, strategy, learning_rates)
+        self._plan = plan(survey, stages, strategy, learning_rates, untouched)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
         for doubt in doubts(self._plan, run):
-            warnings.warn(doubt, stacklevel=4)
+            warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
         self.history: list[Transition] = []
         self.metrics: dict[str, list[tuple[int, float]]] = {}
@@ -103,9 +108,11 @@ class Freezing:
         self._freed: set[str] = set()
         self._seen: dict[str, Any] = {}
         self._step = step
-        self._next = _NEVER
+        self._next = _NEVER  # the step at which to look, at flags or at all
+        self._due = 0  # the step at which to look at all
         self._open: tuple[str, ...] = ()
         self._sums: dict[str, str] = {}
+        self._known = _parameters(network)
         self._sample: GradientSample | None = None
         self._first_step: FirstStep | None = None
         self.unreached: tuple[str, ...] = ()
@@ -117,15 +124,22 @@ class Freezing:
             survey,
             self._plan.stages,
             self._plan.openable,
+            alone=self._plan.alone,
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
+        self._conflicts = Conflicts(self._freezer, on_conflict, say)
         self._cache = None if cache is None else self._new_cache(network, cache)
         self._multipliers = Multipliers(
             {s.name: self._freezer.members(s.name) for s in self._plan.stages}
         )
         hold(network, self)
-        # If training fails and the run is thrown away, the network is still put back.
+        opening = {weight.name for weight in will_open}
+        trained = [w for w in survey.weights if w.trains or w.name in opening]
+        self.undo_also(untell := tell_savers(network, trained))
+        # If training fails and the run is thrown away, the network is still put back: what is
+        # registered last comes first.
+        weakref.finalize(self, untell).atexit = False
         weakref.finalize(self, self._freezer.restore).atexit = False
         weakref.finalize(self, self._multipliers.restore).atexit = False
         if self._cache is not None:
@@ -133,18 +147,21 @@ class Freezing:
         try:
             self._openings = self._timeline.openings(step)
             before = self._timeline.open_at(step - 1) if step else ()
-            trained = [w for name in before for w in self._freezer.members(name)]
-            optimizers.settle(optimizer, trained)
-            changes = record.changes(before) if record else ""
+            optimizers.settle(optimizer, [w for n in before for w in self._freezer.members(n)])
+            changes = record.changes(before, self._timeline.open_at(step)) if record else ""
             if changes:
                 say(f"resumed at step {step} with another schedule than the saved run {changes}")
             if record is not None and checkpoint is not None:
                 self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
             self._look()
-            left = [s.name for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
-            if left:
-                say(f"left frozen, as found (no selector names it): {listing(left)}")
+            left = [s for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
+            alone = [s.name for s in left if self._plan.alone.issuperset(s.parameters)]
+            frozen = [s.name for s in left if s.name not in alone]
+            if frozen:
+                say(f"left frozen, as found (no selector names it): {listing(frozen)}")
+            if alone:
+                say(f"left alone, as found: {listing(alone)}")
         except BaseException:
             self._put_back()
             raise
@@ -164,6 +181,7 @@ class Freezing:
     def epoch_began(self, step: int) -> None:
         """After so many steps an epoch begins, in a run whose data has no length."""
         self._step = step
+        self._due = step
         self._timeline = self._timeline.epoch_began(step)
         self._look()
 
@@ -180,6 +198,8 @@ class Freezing:
             ValueError: if the strategy needs a metric that is not there.
         """
         self._step = self._step if step is None else step
+        self.check_flags(self._step)
+        self.notice()
         values = {name: _single(value) for name, value in metrics.items()}
         self._seen.update(values)
         for name, value in values.items():
@@ -192,7 +212,7 @@ class Freezing:
         self._decide(strategy.decide(progress, self._plan.schedulable))
         if self._best is not None and self._timeline.best_step(self._step) == self._step:
             self._best.take(self._freezer.frozen())
-        self._next = self._step
+        self._next = self._due = self._step
         if step is None:
             self._look()
 
@@ -206,6 +226,7 @@ class Freezing:
             step: optimizer steps done, if they are more than at the last call.
         """
         self.settle(self._step if step is None else step)
+        self.check_flags(self._step)
         if self._cache is not None:
             self._cache.flush()
         if parallel.rank() != 0:
@@ -223,9 +244,30 @@ class Freezing:
         """
         self._step = step
         self._finish_sample()
+        self.notice()
+
+    def notice(self) -> None:
+        """Say which weights came into the network meanwhile; a loop calls this at its logs."""
+        now = _parameters(self._freezer.network)
+        new = [now[one][0] for one in now if one not in self._known]
+        self._known |= now
+        if new:
+            self._say(
+                f"new in the network: {listing(new, noun='weights')}; no stage holds them, so "
+                "nothing freezes, opens or counts them; add layers before training starts"
+            )
+
+    def check_flags(self, step: int) -> None:
+        """Notice flags that somebody else has set, so many optimizer steps being done.
+
+        Raises:
+            RuntimeError: if one was, and the schedule has ``on_conflict="error"``.
+        """
+        if self.history and self._freezer.holds:
+            self._conflicts.look(step, self._open)
 
     def verify(self, step: int | None = None) -> None:
-        """Check that nothing frozen has moved since the last transition.
+        """Check that nothing that the schedule froze has moved since the last transition.
 
         Args:
             step: optimizer steps done, if they are more than at the last call.
@@ -234,6 +276,7 @@ class Freezing:
             RuntimeError: naming the first tensor that has, if the schedule has ``verify=True``.
         """
         self._step = self._step if step is None else step
+        self.check_flags(self._step)
         if not self._verify:
             return
         now = self._freezer.checksums()
@@ -241,26 +284,41 @@ class Freezing:
             if now[name] != before:
                 raise RuntimeError(
                     f"{name} moved although it is frozen, between steps "
-                    f"{self.history[-1].step} and {self._step}; something else than the "
-                    "optimizer changed it (a loaded checkpoint, an averaging callback, a layer "
-                    "that updates itself in its forward)"
+                    f"{self.history[-1].step} and {self._step}; " + self._conflicts.who_moved(name)
                 )
 
     def close(self, *, verify: bool = True, step: int | None = None) -> None:
         """The run is over: verify if asked to, and put the network back as it was found."""
         self._step = self._step if step is None else step
-        strategy = self._plan.strategy
         try:
             if verify and self._freezer.holds:
-                self._finish_first_step()
-                if strategy.needs_evaluation and not self._timeline.decisions:
-                    warnings.warn(
-                        f"{strategy!r} never saw its metric in this run, so only time decided",
-                        stacklevel=3,
-                    )
-                self.verify(step)
+                self.conclude(self._step)
+                self.verify()
         finally:
             self.restore(flags=self._restore)
+
+    def conclude(self, step: int) -> None:
+        """Training is over after so many steps: say what never happened, and why."""
+        if not self._freezer.holds:
+            return
+        self._step = step
+        self.notice()
+        self._finish_first_step()
+        strategy, names = self._plan.strategy, self._plan.schedulable
+        progress = self._timeline.progress(step)
+        undecided = strategy.undecided(progress, names)
+        if undecided:
+            unknown = bool(self._seen) and not self._timeline.decisions
+            warn(f"{undecided}; {strategy.unknown_metric(self._seen)}" if unknown else undecided)
+        opened = {name for change in self.history for name in change.opened}
+        if self.history[0].step and not strategy.foreign:  # resumed
+            opened.update(name for _, now in self._timeline.walk(0, step) for name in now)
+        ever = strategy.ever_open(progress.run, names)
+        closed = [name for name in names if name in ever and name not in opened]
+        if closed and step > self.history[0].step:
+            why = strategy.why_closed(progress, closed, names)
+            line = f"step {step}: the run ends, and {listing(closed)} never opened"
+            self._say(f"{line}: {why}" if why else line)
 
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice.
@@ -390,6 +448,13 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
+        if self._step >= self._conflicts.next:
+            self.check_flags(self._step)
+        if self._step >= self._due:
+            self._look_at_all()
+        self._next = min(self._due, self._conflicts.next)
+
+    def _look_at_all(self) -> None:
         self._numbers = None
         self._finish_sample()
         self._finish_first_step()
@@ -398,9 +463,9 @@ class Freezing:
             raise ValueError(strategy.unknown_metric(self._seen))
         self._converge()
         coming = self._timeline.next_step(self._step)
-        self._next = _NEVER if coming is None else coming
+        self._due = _NEVER if coming is None else coming
         if self._set_rates() or self._first_step is not None:
-            self._next = self._step + 1
+            self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
             members = {name: self._freezer.members(name) for name in self._open}
             self._sample = GradientSample(members, self._step)
@@ -417,6 +482,7 @@ class Freezing:
         if self._cache is not None:
             self._cache.remove()
         self._freezer.apply(wanted)
+        self._conflicts.begin(self._step)
         closed = tuple(stage.name for stage in self.stages) if first else self._open
         transition = Transition(
             self._step,
@@ -514,6 +580,15 @@ class Freezing:
         if self._best:
             self._best.put_back()
             self._say(f"step {self._step}: loads the best weights since the last transition")
+
+
+def _parameters(network: nn.Layer) -> dict[int, tuple[str, paddle.Tensor]]:
+    """All parameters by identity, statistics included: their flags do not matter here."""
+    return {
+        id(tensor): (f"{path}.{own}" if path else own, tensor)
+        for path, layer in layers(network)
+        for own, tensor in own_parameters(layer).items()
+    }
 
 
 def _agreed(names: tuple[str, ...]) -> tuple[str, ...]:

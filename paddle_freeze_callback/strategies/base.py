@@ -156,3 +156,17 @@ class Strategy:
         The step is ``None`` where the data has no length.
         """
         return []
+
+    def no_effect(self, run: Run, stages: Sequence[str]) -> list[str]:
+        """Parts of the strategy that change nothing in this run, each with the reason."""
+        return []
+
+    def undecided(self, progress: Progress, stages: Sequence[str]) -> str:
+        """Why, at the end of a run, no decision was possible; empty if one was."""
+        if not self.needs_evaluation or progress.decisions:
+            return ""
+        return f"{self!r} never saw its metric in this run, so only time decided"
+
+    def why_closed(self, progress: Progress, closed: Sequence[str], stages: Sequence[str]) -> str:
+        """Why, at the end of a run, some stages never opened; empty if there is nothing to say."""
+        return ""

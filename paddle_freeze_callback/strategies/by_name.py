@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..words import did_you_mean
 from .base import Strategy
 from .deciding import ByGradient, OnPlateau
 from .explicit import Explicit
@@ -68,12 +68,8 @@ def recipe_of(name: Any) -> Recipe:
     """
     if isinstance(name, str) and name in NAMES:
         return RECIPES[name] if name in RECIPES else Recipe(STRATEGIES[name])
-    near = difflib.get_close_matches(str(name), NAMES, n=1)
-    raise ValueError(
-        f"unknown strategy {name!r}; "
-        + (f"did you mean {near[0]!r}? " if near else "")
-        + f"known: {', '.join(NAMES)}"
-    )
+    near = did_you_mean(name, NAMES, most=1) or ";"
+    raise ValueError(f"unknown strategy {name!r}{near} known: {', '.join(NAMES)}")
 
 
 def arguments_of(strategy: type[Strategy]) -> dict[str, dataclasses.Field[Any]]:

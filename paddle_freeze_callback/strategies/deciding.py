@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from ..checks import about, boolean, is_number, named, one_of, option, positive, whole
-from ..words import listing
+from ..words import did_you_mean, listing
 from .base import Opening, Strategy
 from .moments import Moment, When
 from .run import Progress, Run
@@ -109,14 +108,32 @@ class OnPlateau(Strategy):
         return isinstance(note, Mapping) and note.get("metric") == self.metric
 
     def unknown_metric(self, seen: Mapping[str, Any]) -> str:
-        near = difflib.get_close_matches(self.metric, seen, n=1, cutoff=0.4)
         if self.metric in seen:
-            why = f"is no number but {type(seen[self.metric]).__name__}"
-        else:
-            listed = ", ".join(sorted(seen)) or "none at all"
-            why = f"is none of the metrics of this evaluation: {listed}"
-        hint = f"; did you mean {near[0]!r}?" if near and self.metric not in seen else ""
-        return f"metric={self.metric!r} {why}{hint}"
+            return f"metric={self.metric!r} is no number but {type(seen[self.metric]).__name__}"
+        known = sorted(seen)
+        near = did_you_mean(self.metric, known) or did_you_mean(self.metric, known, cutoff=0.4)
+        return (
+            f"metric={self.metric!r} is none of the metrics of this evaluation: "
+            f"{', '.join(known) or 'none at all'}{near}"
+        )
+
+    def undecided(self, progress: Progress, stages: Sequence[str]) -> str:
+        seen = len(progress.decisions)
+        if seen > self.patience or len(stages) < 2:
+            return ""
+        saw = {0: "never saw its metric", 1: "saw its metric once"}
+        return (
+            f"{self!r} {saw.get(seen, f'saw its metric {seen} times')} in this run, and needs "
+            f"{self.patience + 1} evaluations to open a stage, so "
+            f"{'none opened' if self.max_wait is None else 'only time decided'}"
+        )
+
+    def why_closed(self, progress: Progress, closed: Sequence[str], stages: Sequence[str]) -> str:
+        waited = self._phase(progress, len(stages)).waited
+        return (
+            f"at the end {self.metric!r} had not improved in {waited} evaluations in a row, "
+            f"patience is {self.patience}"
+        )
 
     def open_stages(self, progress: Progress, stages: Sequence[str]) -> tuple[str, ...]:
         return tuple(stages[: self._phase(progress, len(stages)).opened])
@@ -286,11 +303,10 @@ class Custom(Strategy):
         names = list(names)
         for name in names:
             if name not in stages:
-                near = difflib.get_close_matches(str(name), stages, n=2)
-                hint = f"did you mean {' or '.join(near)}?" if near else listing(stages)
+                hint = did_you_mean(name, stages, most=2) or f": {listing(stages)}"
                 raise ValueError(
                     f"{what} gave the stage {name!r} at step {progress.step}, which is not one "
-                    f"of the {len(stages)} that it decides about; {hint}"
+                    f"of the {len(stages)} that it decides about{hint}"
                 )
         if not names:
             raise ValueError(

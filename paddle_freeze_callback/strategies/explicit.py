@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..checks import about, named
+from ..words import listing
 from .base import NamesOf, Opening
 from .moments import Moment, When
 from .run import Run
 from .timed import Timed, in_order
+
+Names = frozenset[str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -19,7 +23,9 @@ class Explicit(Timed):
     """Exactly the changes that the user lists: when -> what.
 
     A value is a selector, which opens, or a mapping with the keys ``"unfreeze"`` and
-    ``"freeze"``. A stage that opened stays open until it is frozen. Without a list of
+    ``"freeze"``. Of the two the narrower wins, in whatever order they are written:
+    ``{"unfreeze": "*", "freeze": "layer1"}`` opens all but ``layer1``. A stage that opened stays
+    open until it is frozen. An entry that changes nothing is warned of. Without a list of
     ``stages``, the stages follow from the selectors.
 
     >>> from paddle_freeze_callback import Progress
@@ -70,22 +76,32 @@ class Explicit(Timed):
         )
 
     def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
-        known = set(stages)
-        openings: list[tuple[int | None, frozenset[str]]] = []
-        now: frozenset[str] = frozenset()
-        for when, changes in self._changes():
-            step = run.step_of(Moment.of(when))
-            if step is None:
-                continue
-            for verb, what in changes:
-                names = frozenset(
-                    stages if what == "*" else [what] if isinstance(what, str) else what
-                )
-                now = now | (names & known) if verb == "unfreeze" else now - names
+        openings: list[tuple[int | None, Names]] = []
+        now: Names = frozenset()
+        for _, step, changes in self._known(run, stages):
+            for change in changes:
+                now = _after(now, change, stages)
             openings.append((step, now))
         return in_order(openings)
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
+        sets = self._sets(stages)
+        first, [(verb, names), *others] = sets[0]
+        if verb == "freeze" and not others:
+            kept = sorted(names)
+            entry = json.dumps({"unfreeze": "*", "freeze": kept if kept[1:] else kept[0]})
+            raise ValueError(
+                f"unfreeze_at: everything is frozen at the start, and {first!r} opens nothing; "
+                f"to open all but {listing(kept)}, write {{0: {entry}}}"
+            )
+        for when, changes in sets:
+            both = frozenset.intersection(*(names for _, names in changes))
+            if len(changes) == 2 and both and not _nested(changes):
+                raise ValueError(
+                    f"unfreeze_at[{when!r}] both opens and freezes {listing(sorted(both))}; "
+                    "name it once, or make one of the two selectors the narrower, which wins: "
+                    '{"unfreeze": "*", "freeze": "layer1"} opens all but layer1'
+                )
         known = [(when, run.step_of(Moment.of(when))) for when in self.unfreeze_at]
         times = [(when, step) for when, step in known if step is not None]
         for (before, earlier), (when, step) in itertools.pairwise(times):
@@ -96,8 +112,56 @@ class Explicit(Timed):
                 )
         super().check(run, stages)
 
+    def no_effect(self, run: Run, stages: Sequence[str]) -> list[str]:
+        found = []
+        now: Names = frozenset()
+        ever: Names = frozenset()
+        for when, step, changes in self._known(run, stages):
+            before = now
+            for verb, names in changes:
+                then, now = now, _after(now, (verb, names), stages)
+                many = "are" if len(names) > 1 else "is"
+                if verb == "freeze" and run.total_steps and step >= run.total_steps:
+                    why = f"{many} to freeze at step {step}, after the end of the run"
+                elif now != then or _nested(changes):
+                    continue
+                elif verb == "freeze":
+                    why = f"{many} frozen already" if names & ever else "never opened"
+                else:
+                    why = f"{many} open already" if names & now else f"{many} found frozen"
+                found.append(
+                    f"unfreeze_at[{when!r}][{verb!r}] has no effect: {listing(sorted(names))} {why}"
+                )
+            ever |= now
+            if _nested(changes) and now == before:
+                found.append(f"unfreeze_at[{when!r}] has no effect: everything is so already")
+        return found
+
+    def _known(
+        self, run: Run, stages: Sequence[str]
+    ) -> list[tuple[When, int, list[tuple[str, Names]]]]:
+        """The moments whose steps are known, each with its step and its changes."""
+        steps = [
+            (when, run.step_of(Moment.of(when)), changes) for when, changes in self._sets(stages)
+        ]
+        return [(when, step, changes) for when, step, changes in steps if step is not None]
+
+    def _sets(self, stages: Sequence[str]) -> list[tuple[When, list[tuple[str, Names]]]]:
+        """Each moment with the stages that it freezes and opens; the narrower comes last."""
+
+        def names(what: Any) -> Names:
+            return frozenset(stages if what == "*" else [what] if isinstance(what, str) else what)
+
+        return [
+            (
+                when,
+                sorted(((verb, names(what)) for verb, what in changes), key=lambda c: -len(c[1])),
+            )
+            for when, changes in self._changes()
+        ]
+
     def _changes(self) -> list[tuple[When, list[tuple[str, Any]]]]:
-        """Each moment with its selectors: first those that freeze, then those that open."""
+        """Each moment with its selectors."""
         return [
             (
                 when,
@@ -107,3 +171,13 @@ class Explicit(Timed):
             )
             for when, what in self.unfreeze_at.items()
         ]
+
+
+def _after(now: Names, change: tuple[str, Names], stages: Sequence[str]) -> Names:
+    verb, names = change
+    return now | names.intersection(stages) if verb == "unfreeze" else now - names
+
+
+def _nested(changes: Sequence[tuple[str, Names]]) -> bool:
+    """Whether one of two changes is about a part of what the other is about."""
+    return len(changes) == 2 and changes[1][1] < changes[0][1]

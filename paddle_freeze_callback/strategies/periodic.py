@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..checks import named, one_of, option, whole
@@ -92,7 +92,7 @@ class RandomStages(_Periodic):
                 names += names_of(one) if role is None else [role]
             except (TypeError, ValueError) as error:
                 raise type(error)(f"always: {error}") from None
-        return _Settled(self.k, self.every, names, self.seed)
+        return replace(self, always=tuple(map(_StageName, names)))
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
         run.passed(Moment.of(self.every), 0)
@@ -117,22 +117,16 @@ def _role(one: Any, stages: Sequence[str]) -> str | None:
     """The stage that has this role, or this name."""
     if not isinstance(one, str):
         return None
+    if isinstance(one, _StageName):
+        return one
     return one if one in stages else {"head": stages[0], "embeddings": stages[-1]}.get(one)
 
 
-@dataclass(frozen=True, repr=False)
-class _Settled(RandomStages):
-    """RandomStages after ``with_stages``: ``always`` holds stage names.
+class _StageName(str):
+    """The name of a stage, never a role: after ``with_stages``, ``"embeddings"`` means that stage.
 
-    So "embeddings" no longer means "the last stage". Otherwise the lowest block would take the
-    place of embeddings that stay frozen.
+    Otherwise the lowest block would take the place of embeddings that stay frozen.
     """
-
-    def __repr__(self) -> str:
-        return repr(RandomStages(self.k, self.every, self.always, self.seed))
-
-    def _drawn(self, stages: Sequence[str]) -> list[str]:
-        return [name for name in stages if name not in self.always]
 
 
 @dataclass(frozen=True, repr=False)

@@ -122,12 +122,9 @@ class Run:
         """
         if moment.value == 0:
             return 0
-        by_epochs = self.epochs is not None and self.steps_per_epoch is None
-        if by_epochs and moment.unit != "steps" and not self.total_steps:
-            assert self.epochs is not None
-            epochs = moment.value * (self.epochs if moment.unit == "share" else 1)
-            index = math.ceil(epochs)
-            return self.epoch_starts[index] if index < len(self.epoch_starts) else None
+        epochs = self._in_epochs(moment)
+        if epochs is not None:
+            return self._begun(math.ceil(epochs))
         return math.ceil(self.steps(moment))
 
     def passed(self, every: Moment, step: int) -> int:
@@ -141,11 +138,9 @@ class Run:
         >>> Run.of(total_steps=100).passed(Moment.of("30 steps"), 60)
         2
         """
-        if every.unit != "steps" and self.steps_per_epoch is None and not self.total_steps:
-            assert self.epochs is not None
-            epochs = every.value * (self.epochs if every.unit == "share" else 1)
-            begun = sum(start <= step for start in self.epoch_starts)
-            return max(begun - 1, 0) // epochs
+        epochs = self._in_epochs(every)
+        if epochs is not None:
+            return self.epoch_of(step) // epochs
         return int(step // self.steps(every))
 
     def after(self, step: int, length: Moment) -> int | None:
@@ -159,12 +154,20 @@ class Run:
         >>> Run.of(epochs=3, steps_per_epoch=10).after(7, Moment.of(1))
         17
         """
-        if length.unit != "steps" and self.steps_per_epoch is None and not self.total_steps:
-            assert self.epochs is not None
-            epochs = length.value * (self.epochs if length.unit == "share" else 1)
-            index = self.epoch_of(step) + max(math.ceil(epochs), 1)
-            return self.epoch_starts[index] if index < len(self.epoch_starts) else None
+        epochs = self._in_epochs(length)
+        if epochs is not None:
+            return self._begun(self.epoch_of(step) + max(math.ceil(epochs), 1))
         return step + max(math.ceil(self.steps(length)), 1)
+
+    def _in_epochs(self, length: Moment) -> Fraction | None:
+        """A length in epochs, if only their beginnings tell the steps; ``None`` elsewhere."""
+        if length.unit == "steps" or self.steps_per_epoch or self.total_steps or not self.epochs:
+            return None
+        return length.value * (self.epochs if length.unit == "share" else 1)
+
+    def _begun(self, epoch: int) -> int | None:
+        """The step at which an epoch began; ``None`` if it has not."""
+        return self.epoch_starts[epoch] if epoch < len(self.epoch_starts) else None
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, in which training is after so many optimizer steps."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -66,13 +67,8 @@ def time_share(
     """Estimated time of a step / that of a step with everything open.
 
     The forward of a stage, the gradient of its activations and the gradient of its weights count
-    as the same work. A frozen stage beneath all open ones costs its forward alone.
-
-    Args:
-        stages: the names of all stages, the one nearest the output first.
-        work: each stage's share of the forward.
-        opened: the names of the open stages.
-        own_share: the share of each stage's weights that may open at all.
+    as the same work. A frozen stage beneath all open ones costs its forward alone. Stages come
+    from the output on; ``own_share`` is the share of each one's weights that may open at all.
 
     >>> shares = {"head": 0.0, "top": 0.5, "bottom": 0.5}
     >>> time_share(list(shares), shares, {"head", "top"}, dict.fromkeys(shares, 1.0))
@@ -177,23 +173,9 @@ def cache_bytes(
     Raises:
         CannotCacheError: if it keeps nothing; the message gives the reason.
     """
-    network = survey.network
-    before = (
-        WeightState(survey.weights),
-        ForwardState(network),
-    )  # freezing drops waiting gradients
-    freezer = Freezer(survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="eval")
-    try:
-        with paddle.enable_grad():
-            network.train()
-            freezer.apply(opened)
-            freezer.cut_bridge()  # that is for a backward pass, which does not come
-            forward = functools.partial(_call, network, batch)
-            return bytes_a_sample(network, freezer.opened(), options, forward)
-    finally:
-        freezer.restore()
-        for state in before:
-            state.restore()
+    with _in_training(survey, plan, opened, frozen_dropout="eval") as freezer:
+        forward = functools.partial(_call, survey.network, batch)
+        return bytes_a_sample(survey.network, freezer.opened(), options, forward)
 
 
 def first_step(survey: Survey, plan: Plan, opened: Collection[str], batch: Any) -> list[str]:
@@ -201,26 +183,37 @@ def first_step(survey: Survey, plan: Plan, opened: Collection[str], batch: Any) 
 
     One forward and backward, with everything open that the schedule ever opens.
     """
+    with _in_training(survey, plan, opened, frozen_dropout="train") as freezer:
+        members = {name: freezer.members(name) for name in plan.schedulable}
+        watching = FirstStep(survey.network, members, 0, ordered=plan.in_order)
+        try:
+            outputs = tensors(_call(survey.network, batch))
+            means = [o.astype("float32").mean() for o in outputs if not o.stop_gradient]
+            if means:
+                paddle.add_n(means).backward()
+            return watching.finish().lines()
+        finally:
+            watching.cancel()
+
+
+@contextlib.contextmanager
+def _in_training(
+    survey: Survey, plan: Plan, opened: Collection[str], frozen_dropout: str
+) -> Iterator[Freezer]:
+    """The network as it trains while these stages are open; afterwards as it was found."""
     network = survey.network
+    # Freezing drops waiting gradients.
     before = (WeightState(survey.weights), ForwardState(network))
     freezer = Freezer(
-        survey, plan.stages, plan.openable, frozen_norm="eval", frozen_dropout="train"
+        survey, plan.stages, plan.openable, alone=plan.alone, frozen_dropout=frozen_dropout
     )
-    watching = None
     try:
         with paddle.enable_grad():
             network.train()
             freezer.apply(opened)
-            freezer.cut_bridge()
-            members = {name: freezer.members(name) for name in plan.schedulable}
-            watching = FirstStep(network, members, 0, ordered=plan.in_order)
-            outputs = [one for one in tensors(_call(network, batch)) if not one.stop_gradient]
-            if outputs:
-                paddle.add_n([one.astype("float32").mean() for one in outputs]).backward()
-        return watching.finish().lines()
+            freezer.cut_bridge()  # that is for recomputation in the backward of a run
+            yield freezer
     finally:
-        if watching is not None:
-            watching.cancel()
         freezer.restore()
         for state in before:
             state.restore()

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..checks import is_number, positive, whole
 from ..session.transition import Transition
 from ..stages.declared import REST
 from ..stages.partition import Stage
@@ -45,28 +44,11 @@ _LINE = "#08306b"
 
 
 def plot_preview(preview: Preview, file: File | None = None) -> Figure:
-    """Draw a planned run: stages upwards, time to the right.
+    """Draw a planned run: see :meth:`FreezeSchedule.plot`.
 
     Filled bars are open stages, the darker the higher their learning-rate multiplier; the hatched
     background is frozen. The panel beneath shows the trainable ratio.
-
-    Args:
-        preview: the result of ``FreezeSchedule.preview(...)``.
-        file: a ``.png``, ``.svg`` or ``.pdf`` file to write; ``None`` to draw only.
-
-    Returns:
-        The figure, which belongs to no window and is not in pyplot's list of figures.
-
-    Raises:
-        ImportError: without matplotlib.
-        TypeError, ValueError: if this is no preview, or for a file that cannot be written.
-        FileNotFoundError: if the file's folder does not exist.
     """
-    if not isinstance(preview, Preview):
-        raise TypeError(
-            f"preview={preview!r} is a {type(preview).__name__}; "
-            "give what FreezeSchedule.preview(...) returns"
-        )
     path = _checked(file)
     rows = [_Row(stage.name, stage.spans, stage.multiplier) for stage in preview.stages]
     return _draw(
@@ -82,52 +64,20 @@ def plot_history(
     stages: Sequence[Stage],
     history: Sequence[Transition],
     total_steps: int,
-    steps_per_epoch: float | None = None,
+    steps_per_epoch: int | None = None,
     metrics: Metrics | None = None,
     file: File | None = None,
     *,
-    multipliers: Mapping[str, float] | None = None,
+    multipliers: Mapping[str, float],
 ) -> Figure:
-    """Draw the history of a run, as :func:`plot_preview` draws its plan.
+    """Draw a run as :func:`plot_preview` draws its plan: see :meth:`FreezeRun.plot`.
 
     The time before the first transition (of a run that was resumed) is left blank.
-
-    Args:
-        stages: all stages, head first.
-        history: the transitions, in order of time.
-        total_steps: optimizer steps that were done.
-        steps_per_epoch: optimizer steps in an epoch, for a second scale; ``None`` for none.
-        metrics: lines to draw beneath, a panel each: by name, (optimizer steps done, value).
-        file: as for :func:`plot_preview`.
-        multipliers: learning-rate multipliers by stage; 1 for a stage without one. By default
-            they are read from the history: a stage's rate as a share of the highest at that time.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ImportError, FileNotFoundError: as :func:`plot_preview`.
-        TypeError: for arguments of the wrong kind.
-        ValueError: if history, metrics or multipliers do not fit each other, the stages or the
-            length of the run, or for a file that cannot be written.
     """
     path = _checked(file)
-    whole("total_steps", total_steps, 1)
-    if steps_per_epoch is not None:
-        positive("steps_per_epoch", steps_per_epoch, "100")
-    names = [stage.name for stage in stages]
-    _check_history(names, history, total_steps)
     lines = _checked_metrics(metrics, total_steps)
-    if multipliers is None:
-        multipliers = _multipliers_seen(history)
-    _check_known("multipliers", list(multipliers), names)
-    for name, value in multipliers.items():
-        if not is_number(value):
-            raise TypeError(f"multipliers[{name!r}]={value!r} must be a number, such as 0.1")
-    rows = [
-        _Row(name, spans, float(multipliers.get(name, 1.0)))
-        for name, spans in _spans(names, history, total_steps).items()
-    ]
+    spans = _spans([stage.name for stage in stages], history, total_steps)
+    rows = [_Row(name, each, multipliers.get(name, 1.0)) for name, each in spans.items()]
     ratios = [(change.step, change.ratio) for change in history]
     return _draw(
         "Freeze schedule as it ran", "", rows, ratios, total_steps, steps_per_epoch, lines, path
@@ -160,34 +110,6 @@ def _checked(file: File | None) -> Path | None:
     if path.is_dir():
         raise ValueError(f"{where} is a folder; give the name of a file")
     return path
-
-
-def _check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known, most=2) or ";"
-            raise ValueError(
-                f"{what}: there is no stage {name!r}{hint} the stages are {', '.join(known)}"
-            )
-
-
-def _check_history(names: Sequence[str], history: Sequence[Transition], total: int) -> None:
-    if not history:
-        raise ValueError("history is empty: there is no run to draw; train first")
-    before = 0
-    for change in history:
-        _check_known(f"history, step {change.step}", [*change.opened, *change.frozen], names)
-        if change.step < before:
-            raise ValueError(
-                f"history: step {change.step} comes after step {before}; "
-                "give the transitions of one run, in order"
-            )
-        before = change.step
-    if before > total:
-        raise ValueError(
-            f"total_steps={total}, but history has a transition at step {before}; "
-            "give the optimizer steps that the run did"
-        )
 
 
 def _checked_metrics(metrics: Any, total: int) -> dict[str, list[tuple[float, float]]]:
@@ -254,27 +176,6 @@ def _spans(
     return found
 
 
-def _multipliers_seen(history: Sequence[Transition]) -> dict[str, float]:
-    """Each stage's highest learning rate, as a share of the highest rate at that time.
-
-    Ramps only lower a rate. A ramp may begin where a stage opens, so the rate noted there counts
-    only if there is no other.
-
-    >>> _multipliers_seen([Transition(0, 0, ("a", "b"), (), 1, 2, {"a": 0.1, "b": 0.05})])
-    {'a': 1.0, 'b': 0.5}
-    """
-    settled: dict[str, float] = {}
-    opening: dict[str, float] = {}
-    for change in history:
-        highest = max(change.learning_rates.values(), default=0.0)
-        if highest <= 0:  # a scheduler's warm-up may begin with 0, which has no shares
-            continue
-        for name, rate in change.learning_rates.items():
-            kind = opening if change.step and name in change.opened else settled
-            kind[name] = max(kind.get(name, 0.0), rate / highest)
-    return {**opening, **settled}
-
-
 def shortened(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
     """Names cut in the middle; different names stay different.
 
@@ -296,7 +197,7 @@ def _draw(
     rows: Sequence[_Row],
     ratios: Sequence[tuple[int, float]],
     total: int,
-    steps_per_epoch: float | None,
+    steps_per_epoch: int | None,
     metrics: Mapping[str, Sequence[tuple[float, float]]],
     path: Path | None,
 ) -> Figure:
@@ -339,7 +240,7 @@ def _draw(
     bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 2.5, 5, 10]))
     bottom.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     if steps_per_epoch:
-        _mark_epochs(axes, total, float(steps_per_epoch))
+        _mark_epochs(axes, total, steps_per_epoch)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -442,7 +343,7 @@ def _dress(axis: Axes, title: str) -> None:
     axis.set_axisbelow(True)
 
 
-def _mark_epochs(axes: Sequence[Axes], total: int, length: float) -> None:
+def _mark_epochs(axes: Sequence[Axes], total: int, length: int) -> None:
     """A second scale on top, and a line where an epoch begins, unless these would be a fence."""
     from matplotlib.ticker import MaxNLocator
 

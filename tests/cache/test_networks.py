@@ -362,7 +362,7 @@ def test_a_hook_that_comes_in_the_middle_of_a_phase_switches_it_off():
             optimizer.clear_grad()
             freezing.step()
     assert seen == [False] * 3
-    assert "forward hook" in schedule.run.cache.off
+    assert "forward hook" in schedule.run.cache.off[0]
 
 
 def test_a_folder_knows_features_of_other_code(tmp_path):

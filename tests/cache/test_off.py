@@ -93,8 +93,25 @@ def test_random_augmentation_makes_it_give_up_after_two_epochs():
 
     schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
     model_for(conv_net()).fit(Augmented(), batch_size=4, epochs=5, verbose=0, callbacks=[schedule])
-    assert "almost no sample came twice in two epochs" in schedule.run.cache.off
+    assert "almost no sample came twice in two epochs" in schedule.run.cache.off[0]
     assert schedule.run.cache.rows == 0
+
+
+def test_every_reason_why_it_was_off_is_kept():
+    from paddle.distributed.fleet.utils import recompute
+
+    class Recomputed(Three):
+        def forward(self, x):
+            return self.c(recompute(self.b, self.a(x)))
+
+    schedule = FreezeSchedule(unfreeze_at={0: ["b", "c"], "6 steps": "*"}, cache="memory")
+    _, statistics, lines = by_hand(Recomputed(), schedule, random_batches([6]))
+    first, last = statistics.off
+    assert "recomputed" in first
+    assert last == "no layer is frozen as a whole"
+    assert [line for line in lines if "cache off" in line] == [
+        f"cache off until the next transition: {why}" for why in statistics.off
+    ]
 
 
 def test_layers_that_are_recomputed_switch_it_off(tmp_path):
@@ -107,4 +124,4 @@ def test_layers_that_are_recomputed_switch_it_off(tmp_path):
     network = Recomputed()
     schedule = FreezeSchedule(unfreeze_at={0: ["b", "c"]}, cache="memory")
     _, statistics, _ = by_hand(network, schedule, random_batches([6]))
-    assert "recomputed" in statistics.off
+    assert "recomputed" in statistics.off[0]

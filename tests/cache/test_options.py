@@ -58,7 +58,7 @@ def test_a_frozen_weight_that_changes_is_noticed_and_switches_it_off():
 
     schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
     looped(conv_net(), schedule, as_a_loaded_checkpoint)
-    assert "changed although it is frozen" in schedule.run.cache.off
+    assert "changed although it is frozen" in schedule.run.cache.off[0]
     assert schedule.run.cache.hits > 0
 
 

