@@ -151,7 +151,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         added.set_defaults(command=run)
         if words == "FILE MODEL":
             added.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
-        added.add_argument("model", metavar="MODEL", help="see below")
+        if "MODEL" in words:
+            added.add_argument("model", metavar="MODEL", help="see below")
         return added
 
     plan = command(
