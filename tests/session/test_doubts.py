@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 import pytest
-from trainers import tiny_bert, trainer_for
+from trainers import logger, tiny_bert, trainer_for
 
 from paddle_freeze_callback import Cyclic, FreezeSchedule, Gradual, RandomStages
 
@@ -24,11 +24,11 @@ def deep(blocks: int = 12) -> paddle.nn.Layer:
 
 
 def test_rates_that_hardly_move_anything_are_named_with_the_smallest():
-    (line,) = doubts_of(FreezeSchedule(lr_decay=2.6))
+    (line,) = doubts_of(FreezeSchedule(lr_decay=2.6), steps=40)
     assert line.startswith("5 of 13 stages hardly train: the learning rate of 'body.0' is ")
     assert "multiplied by 1.05e-05" in line
     assert "stages=4" in line
-    assert doubts_of(FreezeSchedule(lr_decay=1.5)) == []
+    assert doubts_of(FreezeSchedule(lr_decay=1.5), steps=40) == []
 
 
 def test_stages_that_open_together_for_lack_of_steps_are_named():
@@ -43,13 +43,17 @@ def test_stages_that_open_together_for_lack_of_steps_are_named():
 @pytest.mark.parametrize("rule", [Cyclic(every="5 steps"), RandomStages(1, every="10 steps")])
 def test_stages_whose_turn_never_comes_are_named(rule):
     (line,) = doubts_of(FreezeSchedule(strategy=rule))
-    assert line.startswith(f"in this run of 30 steps {rule!r} never opens body.")
+    assert line.startswith(f"in this run of 30 steps {type(rule).__name__}(")
+    assert " never opens body." in line
     assert doubts_of(FreezeSchedule(strategy=rule), steps=300) == []
 
 
-def test_a_trainer_that_logs_nothing_in_this_run_is_told_so(tmp_path, capfd):
+def test_a_trainer_that_logs_nothing_in_this_run_is_told_so(tmp_path, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(logger, "info", lines.append)
     trainer_for(
         tiny_bert(), tmp_path, [FreezeSchedule(stages=2)], max_steps=6, logging_steps=500
     ).train()
-    said = capfd.readouterr()
-    assert "logging_steps=500 is longer than this run of 6 steps" in said.out + said.err
+    (line,) = [line for line in lines if "logging_steps=500" in line]
+    assert "longer than this run of 6 steps: the trainable ratio is never logged" in line
+    assert line.endswith("set it to 1")
