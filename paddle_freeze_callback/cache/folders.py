@@ -35,8 +35,9 @@ class Folder(NamedTuple):
 
 def default_folder() -> Path:
     """Where ``cache="disk"`` keeps its folders."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "paddle-freeze-callback" / "features"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("paddle-freeze-callback", appauthor=False) / "features"
 
 
 def folders(root: Path) -> list[Folder]:

@@ -113,11 +113,7 @@ def bytes_of(argument: str, size: int | str) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes of memory that are free to use, as far as the system reports."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30  # not Linux; a guess on the safe side
+    """Bytes of memory that are free to use."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
