@@ -262,7 +262,8 @@ def asked_by_name(
     nothing that trains, which would otherwise have no meaning. A selector over a layer with
     LoRA therefore never opens the base weights beside the LoRA ones.
     """
-    if selector == EVERYTHING or _is_but(selector):
+    parts = selector if isinstance(selector, (list, tuple)) else [selector]
+    if all(part == EVERYTHING or _is_but(part) for part in parts):
         return frozenset()
     if isinstance(selector, str) and any(selector in weight.names for weight in chosen):
         return frozenset(w.name for w in chosen if selector in w.names)

@@ -67,8 +67,8 @@ class Mixed(nn.Layer):
         super().__init__()
         paddle.seed(3)
         self.conv = nn.Conv2D(1, 4, 3, padding=1)
+        self.bare = nn.BatchNorm2D(4)  # goes with the convolution, unless train_norm= says else
         self.batch = nn.BatchNorm2D(4)
-        self.bare = nn.BatchNorm2D(4)
         for name in ("weight", "bias"):
             delattr(self.bare, name)
             setattr(self.bare, name, None)
@@ -77,7 +77,7 @@ class Mixed(nn.Layer):
         self.fc = nn.Linear(4, 2)
 
     def forward(self, x):
-        x = self.bare(self.batch(self.conv(x)))
+        x = self.batch(self.bare(self.conv(x)))
         return self.fc(self.own(self.layer(x.mean(axis=[2, 3]))))
 
 
