@@ -121,6 +121,15 @@ def test_never_also_holds_a_norm_without_weights_in_an_open_stage():
     assert moved(before, values(network)) == HEAD | {"conv.weight", "conv.bias"}
 
 
+def test_a_norm_without_weights_beside_what_is_untouched_is_left_alone():
+    network = Mixed()
+    before = values(network)
+    fit(network, FreezeSchedule(unfreeze_at={0: "fc"}, train_norm="never", untouched="conv"),
+        epochs=1)  # fmt: skip
+    names = moved(before, values(network))
+    assert names == HEAD | {"conv.weight", "conv.bias", "bare._mean", "bare._variance"}
+
+
 def test_a_norm_keeps_the_rate_of_its_stage():
     table = FreezeSchedule(lr_decay=2, train_norm="always").preview(conv_net(), total_steps=8)
     rates = [(stage.name, stage.multiplier) for stage in table.stages if "norms" in stage.name]
