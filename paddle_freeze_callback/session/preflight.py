@@ -79,12 +79,25 @@ def refuse_split(survey: Survey, *, cached: bool) -> str:
     if not split:
         return ""
     name, ranks = split[0].name, split[0].group.nranks
-    marked = [w.name for w in survey.weights if getattr(w.tensor, "sequence_parallel", False)]
-    if marked:
+    refused = [
+        f"{weight.name}, which is marked for sequence parallel"
+        for weight in survey.weights
+        if getattr(weight.tensor, "sequence_parallel", False)
+    ]
+    refused += [
+        f"{path} with mp_async_allreduce"
+        for path, layer in layers(survey.network)
+        if getattr(layer, "mp_async_allreduce", False)
+    ]
+    if ranks < parallel.world_size():
+        refused.append(
+            f"{name}, which is split among {ranks} of {parallel.world_size()} processes; all must "
+            "share it, without data parallel or sharding beside"
+        )
+    if refused:
         raise ValueError(
-            f"{marked[0]} is marked for sequence parallel, whose hooks are registered for what "
-            "trains when it is set up: not shown to be right with a schedule. Leave "
-            "sequence_parallel off"
+            f"FreezeSchedule does not work with {refused[0]}: not shown to be right under "
+            "tensor parallel"
         )
     if cached:
         raise ValueError(

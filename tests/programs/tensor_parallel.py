@@ -8,7 +8,7 @@ others in their place, made of ``paddle.distributed.all_reduce``, which CPUs hav
         tensor_parallel.py FOLDER NAME[:resume] ...
 
 Each rank writes what came out of each run to ``FOLDER/rank<N>.pickle``. A run saves each rank's
-part after nine steps; ``NAME:resume`` goes on from there.
+part after six steps; ``NAME:resume`` goes on from there.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ PLAN = {
     2: {"freeze": "block2", "unfreeze": "block1"},
     3: {"unfreeze": ["block2", "table"]},
 }
-EPOCHS, STEPS, SAVED = 4, 4, 9
+EPOCHS, STEPS, SAVED = 4, 4, 6
 
 
 class Block(nn.Layer):
-    """Half of the inner units are on each rank."""
+    """The inner units are split among the ranks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,8 +146,10 @@ def unlike(progress):
 PLATEAU = {"patience": 1, "min_delta": 0.02, "max_wait": "5 steps", "restore_best": True}
 RUNS = {
     "plan": Explicit(PLAN),
-    "gradient": ByGradient(every="3 steps", threshold=0.5),
+    "gradient": ByGradient(every="3 steps", threshold=0.2),
     "plateau": OnPlateau("loss", **PLATEAU),
+    "trainer-plan": Explicit(PLAN),
+    "trainer-plateau": OnPlateau("eval_loss", **PLATEAU),
     "random": RandomStages(k=1, every="3 steps"),
     "rule": unlike,
     "moved": HeadOnly(),
@@ -210,17 +212,65 @@ def run(name: str, folder: Path, *, resumed: bool) -> dict:
     }
 
 
+class Rows(paddle.io.Dataset):
+    """The samples of all batches, in order."""
+
+    def __len__(self) -> int:
+        return 8 * STEPS
+
+    def __getitem__(self, index: int) -> dict:
+        tokens, labels = batch(index // 8)
+        return {"tokens": tokens[index % 8].numpy(), "labels": labels[index % 8].numpy()}
+
+
+def by_trainer(name: str, folder: Path, *, resumed: bool) -> dict:
+    """The same under a Trainer, which saves after each two steps."""
+    from trainers import LIBRARY, InOrder, trainer_for
+
+    class Plain(InOrder):
+        def compute_loss(self, model, inputs, return_outputs=False):
+            logits = model(inputs["tokens"])
+            loss = nn.functional.cross_entropy(logits, inputs["labels"])
+            return (loss, logits) if return_outputs else loss
+
+    nlp = LIBRARY == "paddlenlp"
+    degree = "tensor_parallel_degree" if nlp else "tensor_model_parallel_size"
+    network = Split()
+    schedule = FreezeSchedule(strategy=RUNS[name], lr_decay=2, verify=True)
+    checkpoints = folder / name
+    trainer = trainer_for(
+        network, checkpoints, [schedule], kind=Plain, data=Rows(), num_train_epochs=EPOCHS,
+        per_device_train_batch_size=8, learning_rate=0.02, weight_decay=0.1, max_grad_norm=0.5,
+        save_strategy="steps", save_steps=2, evaluation_strategy="steps", eval_steps=2,
+        metric_for_best_model="loss",
+        **{degree: RANKS},
+    )  # fmt: skip
+    trainer.eval_dataset = Rows()
+    if RANKS > 1:  # the engine would send each batch through a GPU
+        configs = fleet.fleet._user_defined_strategy.hybrid_configs["mp_configs"]
+        configs.need_broadcast_data = False
+    saved = checkpoints / f"checkpoint-{SAVED}"
+    trainer.train(resume_from_checkpoint=str(saved) if resumed else None)
+    return {
+        "weights": {path: whole(tensor) for path, tensor in network.named_parameters()},
+        "history": [(c.step, c.opened, c.frozen, c.trainable, c.total) for c in schedule.history],
+        "ratios": [log["trainable_ratio"] for log in trainer.state.log_history if "loss" in log],
+        "files": sorted(file.name for file in saved.iterdir()),
+    }
+
+
 def main(folder: str, *names: str) -> None:
     """All runs that are asked for, one after another."""
     on_cpu()
     strategy = fleet.DistributedStrategy()
-    strategy.hybrid_configs = {"dp_degree": 1, "mp_degree": RANKS, "pp_degree": 1}
+    strategy.hybrid_configs = {"mp_degree": RANKS}
     fleet.init(is_collective=True, strategy=strategy)
     results = {}
     for one in names:
         name, _, resumed = one.partition(":")
         with paddle.utils.unique_name.guard():  # as in a process of its own
-            results[one] = run(name, Path(folder), resumed=bool(resumed))
+            kind = by_trainer if name.startswith("trainer") else run
+            results[one] = kind(name, Path(folder), resumed=bool(resumed))
     (Path(folder) / f"rank{RANK}.pickle").write_bytes(pickle.dumps(results))
 
 
