@@ -261,7 +261,8 @@ def by_trainer(name: str, folder: Path, *, resumed: bool) -> dict:
 
 def main(folder: str, *names: str) -> None:
     """All runs that are asked for, one after another."""
-    on_cpu()
+    if not paddle.is_compiled_with_cuda():
+        on_cpu()
     strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {"mp_degree": RANKS}
     fleet.init(is_collective=True, strategy=strategy)

@@ -137,6 +137,17 @@ def test_a_line_says_how_far_it_was_shown(single, both):
     assert SHOWN not in single["plan"]["lines"]
 
 
+@pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="may have them")
+def test_what_needs_gpus_is_named_where_there_are_none():
+    """``make fleet-check`` ends with it."""
+    program = Path(PROGRAM).with_name("on_gpus.py")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("not run: ")]
+    assert len(rows) == 5
+    assert all("(needs two GPUs, this machine has 0)" in row for row in rows)
+
+
 # ---------------------------------------------------------------- in one process
 
 
