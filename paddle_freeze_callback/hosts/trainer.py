@@ -240,7 +240,7 @@ def _refuse_unsupported(args: Any) -> None:
     if refused:
         raise ValueError(
             f"FreezeSchedule does not work with {'; '.join(refused)}. "
-            "Use data parallel, sharding stage1, or plain tensor parallel"
+            "Use data parallel or sharding stage1"
         )
 
 
