@@ -21,9 +21,20 @@ from paddle import nn
 from ..freezing import optimizer as optimizers
 from ..session.record import Record
 from ..session.session import Freezing
+from ..stages.partition import Survey
 from ..strategies.run import Run
 from ..words import warn
-from .watched import BATCHES, FORWARDS, LOADS, SAVES, forget_loaded, holds, latest_iteration, origin
+from .watched import (
+    BATCHES,
+    FORWARDS,
+    LOADS,
+    SAVES,
+    forget_batches,
+    forget_loaded,
+    holds,
+    latest_iteration,
+    origin,
+)
 
 _ENDINGS = (".pdopt", ".pdparams")
 _ADVICE = "give step=, the optimizer steps done until then (0 to begin afresh)"
@@ -78,6 +89,8 @@ class Follower:
         for watch in (FORWARDS, SAVES, LOADS):
             watch.listen(self)
         if self._counts_epochs:
+            if not BATCHES.listeners():
+                forget_batches()
             BATCHES.listen(self)
 
     @property
@@ -123,7 +136,8 @@ class Follower:
         """
         if self.run is not None:
             return
-        if not self._told and any(map(optimizers.awaits_state, self._optimizers)):
+        known = self._told or self._record is not None
+        if not known and any(map(optimizers.awaits_state, self._optimizers)):
             raise ValueError(f"the optimizer has a loaded state; {_ADVICE}")
         if self._counts_epochs and not latest_iteration():
             raise ValueError(
@@ -221,6 +235,9 @@ class Follower:
                 f"step={self.steps_done} contradicts {path}, which was saved after {record.step} "
                 "steps; drop step="
             )
+        if record is not None and self.run is not None:
+            # Paddle refuses a state that lacks moments that are there: of what opened since.
+            optimizers.free(optimizer, Survey(self._network).weights)
         result = method(state, *rest, **named)
         if record is not None:
             self._record, self._checkpoint, self.steps_done = record, place, record.step

@@ -141,6 +141,12 @@ def latest_iteration() -> int:
     return _latest
 
 
+def forget_batches() -> None:
+    """Batches from here on are the first."""
+    global _latest
+    _latest = 0
+
+
 def forget_loaded() -> None:
     """Hold nothing any more of what was loaded."""
     files.clear()
