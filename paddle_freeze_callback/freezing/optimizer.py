@@ -35,6 +35,18 @@ def awaits_state(optimizer: Any) -> bool:
     return bool(getattr(innermost(optimizer), "_accumulators_holder", None))
 
 
+def step_one_by_one(optimizer: Any) -> bool:
+    """Have an optimizer that caches its list of parameters not do so; whether it did.
+
+    Before its first step that changes neither weights nor the names of its state.
+    """
+    inner = innermost(optimizer)
+    cached = bool(getattr(inner, "_use_multi_tensor", False))
+    if cached:
+        inner._use_multi_tensor = False
+    return cached
+
+
 def innermost(optimizer: Any) -> Any:
     """The optimizer inside Paddle's wrappers for distributed training."""
     while True:

@@ -144,7 +144,7 @@ class Follower:
                 f"epochs={float(self._length.epochs or 0):g} alone needs a paddle.io.DataLoader, "
                 f"and none gave a batch yet; {_EPOCHS}"
             )
-        if self._counts_epochs and self.steps_done:
+        if self._counts_epochs and self.steps_done and not self._length.epoch_starts:
             raise ValueError(f"a run that goes on cannot count epochs alone; {_EPOCHS}")
         several = len(self._optimizers) > 1
         self.run = self._begin(
@@ -186,8 +186,8 @@ class Follower:
         if self.run is None:
             self.begin()
             warn(
-                "follow() saw no forward of the network in training mode before the first step: "
-                "frozen from here on; running statistics have moved already"
+                "no forward of the network in training mode was seen before the first step: frozen "
+                "from here on; running statistics have moved already"
             )
         self._busy = True
         try:
@@ -220,31 +220,60 @@ class Follower:
         return state
 
     def _taking(self, optimizer: Any, method: Any, state: Any, *rest: Any, **named: Any) -> Any:
+        recorded = self.take(state)
+        if recorded and self.run is not None:
+            # Paddle refuses a state that lacks moments that are there: of what opened since.
+            optimizers.free(optimizer, Survey(self._network).weights)
+        result = method(state, *rest, **named)
+        if recorded and self.run is not None:  # back to a checkpoint in the middle of a run
+            self.run = None
+            self.begin()
+        return result
+
+    def take(self, state: Any) -> bool:
+        """An optimizer is given a state: where it was recorded, the run goes on from there.
+
+        Raises:
+            ValueError: if nobody knows how many steps it is worth.
+        """
         path = origin(state)
         record, place = _record_beside(path)
-        if record is None and state and not self._told:
-            where = f"{path}, which has no record of a schedule" if path else "somewhere unseen"
-            if self.run is None:
-                raise ValueError(f"the optimizer's state comes from {where}; {_ADVICE}")
-            self._say(
-                f"step {self.steps_done}: the optimizer takes a state from {where}; "
-                "the count goes on"
-            )
-        if record is not None and self._told and record.step != self.steps_done:
+        if record is None:
+            if state and not self._told:
+                where = f"{path}, which has no record of a schedule" if path else "somewhere unseen"
+                if self.run is None:
+                    raise ValueError(f"the optimizer's state comes from {where}; {_ADVICE}")
+                self._say(
+                    f"step {self.steps_done}: the optimizer takes a state from {where}; "
+                    "the count goes on"
+                )
+            return False
+        if self._told and self.run is None and record.step != self.steps_done:
             raise ValueError(
                 f"step={self.steps_done} contradicts {path}, which was saved after {record.step} "
                 "steps; drop step="
             )
-        if record is not None and self.run is not None:
-            # Paddle refuses a state that lacks moments that are there: of what opened since.
-            optimizers.free(optimizer, Survey(self._network).weights)
-        result = method(state, *rest, **named)
-        if record is not None:
-            self._record, self._checkpoint, self.steps_done = record, place, record.step
-            if self.run is not None:  # back to a checkpoint in the middle of a run
-                self.run = None
-                self.begin()
-        return result
+        self._record, self._checkpoint, self.steps_done = record, place, record.step
+        return True
+
+    def succeeded_by(self, trained_by: Sequence[Any]) -> Follower:
+        """The loop built its optimizer anew: go on with that one, from here.
+
+        Raises:
+            ValueError: if it was not given all that will open.
+        """
+        assert self.run is not None
+        record, length = self.run.record, self.run.length
+        self._let_go()
+        self.run.verify()
+        self.run.restore()
+        follower = Follower(
+            self._begin, self._network, trained_by, length,
+            step=self.steps_done, say=self._say, record=record,
+        )  # fmt: skip
+        follower._epoch = self._epoch
+        follower.begin()
+        return follower
 
     # ------------------------------------------------------------ for the user
 
@@ -266,11 +295,7 @@ class Follower:
         """The run is over: verify if asked to, and leave optimizer and network as found."""
         if not self._undo:
             return
-        while self._undo:
-            self._undo.pop()()
-        for watch in (FORWARDS, BATCHES, SAVES, LOADS):
-            watch.leave(self)
-        forget_loaded()
+        self._let_go()
         if self.run is None:
             if verify:
                 warn("follow() saw neither a forward in training mode nor a step of the optimizer")
@@ -279,6 +304,13 @@ class Follower:
         if total is not None and self.steps_done < total:
             self._say(f"ends after {self.steps_done} of {total} steps")
         self.run.close(verify=verify, step=self.steps_done)
+
+    def _let_go(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+        for watch in (FORWARDS, BATCHES, SAVES, LOADS):
+            watch.leave(self)
+        forget_loaded()
 
     def __enter__(self) -> Follower:
         return self

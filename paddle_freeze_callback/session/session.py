@@ -220,7 +220,7 @@ class Freezing:
             self._best.save(file_at(place, BEST_FILE))
         else:
             file_at(place, BEST_FILE).unlink(missing_ok=True)
-        Record(self._step, self._schedule, self._open, self._timeline.decisions).save(place)
+        self.record.save(place)
 
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
@@ -363,6 +363,16 @@ class Freezing:
     def steps_done(self) -> int:
         """Optimizer steps done."""
         return self._step
+
+    @property
+    def length(self) -> Run:
+        """How long the run is, with the epochs that were seen to begin."""
+        return self._timeline.run
+
+    @property
+    def record(self) -> Record:
+        """What travels with a checkpoint, as of now."""
+        return Record(self._step, self._schedule, self._open, self._timeline.decisions)
 
     @property
     def steps_per_epoch(self) -> int | None:
