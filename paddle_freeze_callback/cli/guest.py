@@ -16,6 +16,7 @@ import functools
 import gc
 import json
 import os
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -263,13 +264,15 @@ class Guest:
         try:
             yield
         except (ValueError, TypeError) as error:
-            self._refuse(" ".join(str(error).split()))
+            self._refuse(_in_flags(" ".join(str(error).split())))
 
     def _refuse(self, why: str) -> NoReturn:
         """Stop the script: it must not train without the schedule."""
+        if not self._refusal:
+            print(f"paddle-freeze: error: {why}", file=sys.stderr, flush=True)
         self._refusal = why
         self._wish.note("refused")
-        raise SystemExit(f"paddle-freeze: error: {why}")
+        raise SystemExit(1)
 
     def _finish(self) -> None:
         """The process ends, or its part in multiprocessing does."""
@@ -285,6 +288,20 @@ class Guest:
             return
         if total is None or done >= total:
             self._say(f"{done} steps done")
+
+
+def _in_flags(text: str) -> str:
+    """A message of :meth:`FreezeSchedule.follow`, with our flags for its arguments.
+
+    >>> _in_flags("step=2 is wrong; give steps_per_epoch= or total_steps=, too")
+    '--done-steps 2 is wrong; give --steps-per-epoch or --total-steps, too'
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name = "done-steps" if found[1] == "step" else found[1].replace("_", "-")
+        return f"--{name} " if found[2] else f"--{name}"
+
+    return re.sub(r"\b(steps_per_epoch|total_steps|epochs|step)=(?=(\w)?)", flag, text)
 
 
 def _ids(tensors: Iterable[Any]) -> set[int]:

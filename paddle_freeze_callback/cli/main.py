@@ -93,7 +93,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
         print(f"{prog}: error: {_told(error)}", file=sys.stderr)
         return 1
     if status < 0:  # a script that a signal ended
-        signal.signal(-status, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # some cannot be caught anyway
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     return status
 
