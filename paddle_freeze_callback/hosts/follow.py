@@ -62,6 +62,7 @@ class Follower:
         say: Callable[[str], object],
         record: Record | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        iteration: int = 0,
     ) -> None:
         self.run: Freezing | None = None
         self.steps_done = step or 0
@@ -69,7 +70,7 @@ class Follower:
         self._length, self._say = length, say
         self._told = step is not None
         self._record, self._checkpoint = record, checkpoint
-        self._epoch = 0  # the iteration of a DataLoader that trains
+        self._epoch = iteration  # of the DataLoader that trains; 0 before its first batch
         self._state: Any = None  # that an optimizer handed out since its last step
         self._busy = False
         self._undo: list[Callable[[], None]] = []
@@ -269,9 +270,8 @@ class Follower:
         self.run.restore()
         follower = Follower(
             self._begin, self._network, trained_by, length,
-            step=self.steps_done, say=self._say, record=record,
+            step=self.steps_done, say=self._say, record=record, iteration=self._epoch,
         )  # fmt: skip
-        follower._epoch = self._epoch
         follower.begin()
         return follower
 
