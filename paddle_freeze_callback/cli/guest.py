@@ -279,15 +279,13 @@ class Guest:
         follower, self._follower = self._follower, None
         if follower is None or os.getpid() != self._process:  # a copy by fork
             return
-        total, done = self._wish.total_steps, follower.steps_done
         try:
             follower.close()
         except RuntimeError as error:
             self._wish.note("refused")
             print(f"paddle-freeze: error: {error}", file=sys.stderr, flush=True)
             return
-        if total is None or done >= total:
-            self._say(f"{done} steps done")
+        self._say(f"{follower.steps_done} steps done")
 
 
 def _in_flags(text: str) -> str:
