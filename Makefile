@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the tests; Paddle keeps each to one core. Files stay whole.
+JOBS ?= 2
+SHARED := --numprocesses $(JOBS) --dist loadfile
 
 COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
 
@@ -12,12 +15,12 @@ demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest $(SHARED) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 # The contract, resume and data-parallel tests under the two further Trainers.
 test-compat: .venv-nlp3/.ready .venv-formers/.ready
-	.venv-nlp3/bin/python -m pytest $(COMPAT)
-	.venv-formers/bin/python -m pytest $(COMPAT)
+	.venv-nlp3/bin/python -m pytest $(SHARED) $(COMPAT)
+	.venv-formers/bin/python -m pytest $(SHARED) $(COMPAT)
 
 # The tests under every release of Paddle, Trainer and Python that we claim; resumed where it stopped.
 test-matrix:
@@ -74,12 +77,12 @@ kill: $(READY)
 kill-lora: $(READY)
 	$(BIN)/python tests/programs/kill.py 20 lora
 
-# The API reference, into docs/_build/html; a warning is an error.
+# The site, English and Chinese, into docs/_build/html; a warning is an error.
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# The READMEs' pictures and outputs, as they are today.
+# The documents' pictures, outputs and tables of options, as they are today.
 readme-assets: $(READY)
 	$(BIN)/python docs/readme_assets.py
 

@@ -1,11 +1,11 @@
-"""Writes the READMEs' pictures, outputs and tables of options: `make readme-assets`.
+"""Writes the documents' pictures, outputs and tables of options: `make readme-assets`.
 
     python docs/readme_assets.py            # all, with the demo's training (3 minutes)
     python docs/readme_assets.py --quick    # without the demo's training
 
-An output is a fenced block after the line ``<!-- output: NAME -->`` of a README, a table of options
-the table after ``<!-- options: NAME -->``. The help of an option is at its field, in English, and
-in ``docs/options.zh-CN.yaml``, in Chinese.
+An output is a fenced block after the line ``<!-- output: NAME -->`` of a document, a table of
+options the table after ``<!-- options: NAME -->``. The help of an option is at its field, in
+English, and in ``docs/options.zh-CN.yaml``, in Chinese.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from paddle_freeze_callback.strategies.by_name import STRATEGIES, arguments_of
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
-READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+ENDINGS = (".md", ".zh-CN.md")  # English, Chinese
 CHINESE = ROOT / "docs" / "options.zh-CN.yaml"
 _BLOCK = r"(<!-- output: {} -->\n```text\n)(.*?)(```\n)"
 _TABLE = r"(<!-- options: {} -->\n)((?:\|.*\n)*)"
@@ -40,13 +40,13 @@ _CODE = re.compile(
 
 
 def preview_output() -> str:
-    """What the READMEs' call of preview prints."""
+    """What the documents' call of preview prints."""
     network = paddle.vision.models.resnet18(num_classes=5)
     return str(FreezeSchedule.ulmfit().preview(network, epochs=6, steps_per_epoch=100))
 
 
 def plan_output() -> str:
-    """What the READMEs' call of the command line prints."""
+    """What the documents' call of the command line prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         command_line(["plan", "paddle.vision:mobilenet_v2", "--stages", "3", "--epochs", "4"])
@@ -89,13 +89,27 @@ def chinese() -> dict[str, dict[str, str]]:
     return yaml.safe_load(CHINESE.read_text(encoding="utf-8"))
 
 
-def tables(readme: Path) -> dict[str, str]:
-    """The tables of options for a README, by name.
+def place(kind: str, name: str, ending: str) -> Path:
+    """The document in a language that has the mark of an output, or of a table of options.
 
     Raises:
-        SystemExit: if an option has no help in the language of the README.
+        SystemExit: if none has it.
     """
-    translated = readme.name.endswith(".zh-CN.md")
+    for path in [ROOT / f"README{ending}", *sorted((ROOT / "docs").glob(f"*{ending}"))]:
+        translated = path.name.endswith(ENDINGS[1])
+        mark = f"<!-- {kind}: {name} -->"
+        if translated == (ending == ENDINGS[1]) and mark in path.read_text(encoding="utf-8"):
+            return path
+    raise SystemExit(f"no document *{ending} has the mark <!-- {kind}: {name} -->")
+
+
+def tables(ending: str) -> dict[str, str]:
+    """The tables of options in a language, by name.
+
+    Raises:
+        SystemExit: if an option has no help in the language.
+    """
+    translated = ending == ENDINGS[1]
     helps = chinese() if translated else english()
     for owner, own in english().items():
         for name in own:
@@ -135,39 +149,36 @@ def _marked(help: str) -> str:
 
 
 def block(name: str, text: str) -> str | None:
-    """The output of this name in a README's text; ``None`` if it has none."""
+    """The output of this name in a document's text; ``None`` if it has none."""
     found = re.search(_BLOCK.format(name), text, re.DOTALL)
     return found and found[2]
 
 
 def table(name: str, text: str) -> str | None:
-    """The table of options of this name in a README's text; ``None`` if it has none."""
+    """The table of options of this name in a document's text; ``None`` if it has none."""
     found = re.search(_TABLE.format(name), text)
     return found and found[2]
 
 
 def fill(name: str, output: str) -> None:
-    """Put an output into its place in both READMEs."""
-    for readme in READMES:
-        text = readme.read_text(encoding="utf-8")
-        if block(name, text) is None:
-            raise SystemExit(f"{readme.name} has no block after <!-- output: {name} -->")
-        body = output.rstrip("\n") + "\n"
-        changed = re.sub(
-            _BLOCK.format(name), lambda m, body=body: m[1] + body + m[3], text, flags=re.DOTALL
-        )
-        readme.write_text(changed, encoding="utf-8")
+    """Put an output into its place in both languages."""
+    body = output.rstrip("\n") + "\n"
+    for ending in ENDINGS:
+        path = place("output", name, ending)
+        text = path.read_text(encoding="utf-8")
+        pattern = _BLOCK.format(name)
+        changed = re.sub(pattern, lambda m: m[1] + body + m[3], text, flags=re.DOTALL)
+        path.write_text(changed, encoding="utf-8")
 
 
 def fill_tables() -> None:
-    """Put the tables of options into their places in both READMEs."""
-    for readme in READMES:
-        text = readme.read_text(encoding="utf-8")
-        for name, rows in tables(readme).items():
-            if table(name, text) is None:
-                raise SystemExit(f"{readme.name} has no table after <!-- options: {name} -->")
-            text = re.sub(_TABLE.format(name), lambda m, rows=rows: m[1] + rows, text)
-        readme.write_text(text, encoding="utf-8")
+    """Put the tables of options into their places in both languages."""
+    for ending in ENDINGS:
+        for name, rows in tables(ending).items():
+            path = place("options", name, ending)
+            text = path.read_text(encoding="utf-8")
+            changed = re.sub(_TABLE.format(name), lambda m, rows=rows: m[1] + rows, text)
+            path.write_text(changed, encoding="utf-8")
 
 
 def main(arguments: list[str]) -> None:

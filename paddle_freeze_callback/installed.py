@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+import warnings
 from importlib import metadata
 
 from .version import VERSION
@@ -30,7 +31,10 @@ def require_paddle() -> None:
         ImportError: in one line that names both distributions.
     """
     try:
-        import paddle
+        with warnings.catch_warnings():
+            # Of interest to who compiles operators; the command would begin with it every time.
+            warnings.filterwarnings("ignore", message="No ccache found")
+            import paddle
 
         version = paddle.__version__
     except ModuleNotFoundError as error:

@@ -51,7 +51,7 @@ class FreezeSchedule:
     A moment (``every``, ``start``, keys of ``unfreeze_at``) is an ``int``, which counts epochs,
     or a string such as ``"3 epochs"``, ``"500 steps"`` or ``"30%"`` of the run. Selectors are
     described in :mod:`paddle_freeze_callback.stages.selectors`, stages in
-    :func:`paddle_freeze_callback.partition`, the cache in :mod:`paddle_freeze_callback.cache`.
+    :func:`paddle_freeze_callback.partition`, the cache in the guide of that name.
 
     Without any option, in a Trainer whose arguments have ``freeze_*`` flags (see
     :class:`FreezeTrainingArguments`), it takes its options from the flags.
@@ -91,6 +91,8 @@ class FreezeSchedule:
             "frozen_norm": options.frozen_norm,
             "frozen_dropout": dropout or ("train" if cache is None else "eval"),
             "cache": cache,
+            "untouched": options.untouched,
+            "on_conflict": options.on_conflict,
             "verify": options.verify,
             "restore": options.restore,
             "free_optimizer_state": self._strategy.frees_state if frees is None else frees,
@@ -261,7 +263,7 @@ class FreezeSchedule:
         return preview(
             network, self._options.stages, self._strategy, manners["learning_rates"], run,
             optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
-            cache=manners["cache"],
+            cache=manners["cache"], untouched=manners["untouched"],
         )  # fmt: skip
 
     def plot(
@@ -415,7 +417,7 @@ class FreezeSchedule:
         with self._naming_source():
             refuse(
                 network, self._options.stages, self._strategy, self._manners["learning_rates"],
-                run, trained_by,
+                run, trained_by, self._manners["untouched"],
             )  # fmt: skip
         return Follower(
             self._begin, network, trained_by, run,

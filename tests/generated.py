@@ -74,6 +74,35 @@ class OverChannels(nn.Layer):
         return self.linear(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
 
 
+class InPlace(nn.Layer):
+    """A convolution whose output is changed in place."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.how = nn.Conv2D(CHANNELS, CHANNELS, 1), how
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.how == "relu_":
+            return nn.functional.relu_(x)
+        if self.how == "add_":
+            return x.add_(paddle.ones_like(x))
+        x[:, 0] = 0.5
+        return x
+
+
+class OverPixels(nn.Layer):
+    """A recurrent layer over the pixels of an image."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.rnn = getattr(nn, kind)(CHANNELS, CHANNELS)
+
+    def forward(self, x):
+        sequence, _ = self.rnn(x.flatten(2).transpose([0, 2, 1]))
+        return sequence.transpose([0, 2, 1]).reshape(x.shape)
+
+
 class Whole(nn.Layer):
     """A backbone and a head."""
 
@@ -89,7 +118,7 @@ class Whole(nn.Layer):
 
 @st.composite
 def bodies(draw, depth: int = 3) -> nn.Layer:
-    kinds = ["conv", "linear", "batch norm", "group norm", "dropout"]
+    kinds = ["conv", "linear", "batch norm", "group norm", "dropout", "in place", "rnn", "other"]
     kinds += ["sequential", "scaled", "skip"] * 2 if depth else []
     kind = draw(st.sampled_from(kinds))
     if kind == "conv":
@@ -99,11 +128,17 @@ def bodies(draw, depth: int = 3) -> nn.Layer:
     if kind == "linear":
         return OverChannels()
     if kind == "batch norm":
-        affine = draw(st.sampled_from([None, False]))
+        weight, bias = (draw(st.sampled_from([None, None, False])) for _ in range(2))
         given_stats = draw(st.sampled_from([None, None, True, False]))
         return nn.BatchNorm2D(
-            CHANNELS, weight_attr=affine, bias_attr=affine, use_global_stats=given_stats
+            CHANNELS, weight_attr=weight, bias_attr=bias, use_global_stats=given_stats
         )
+    if kind == "in place":
+        return InPlace(draw(st.sampled_from(["relu_", "add_", "[]="])))
+    if kind == "rnn":
+        return OverPixels(draw(st.sampled_from(["LSTM", "GRU", "SimpleRNN"])))
+    if kind == "other":
+        return draw(st.sampled_from([nn.InstanceNorm2D, nn.PReLU]))(CHANNELS)
     if kind == "group norm":
         return nn.GroupNorm(2, CHANNELS)
     if kind == "dropout":
@@ -161,17 +196,28 @@ def outside(network: nn.Layer) -> list[object]:
     ]
 
 
-def check(body: nn.Layer, strategy, steps: int, user_froze: int, manners: dict) -> None:
+def frozen_by_user(network: Whole, every_nth: int, part: int) -> None:
+    """The user freezes each so many-th parameter, or a whole layer of the body; or nothing."""
+    names = [n for n, _ in network.named_parameters() if not _is_statistic(n)]
+    chosen = {n for i, n in enumerate(names) if every_nth and i % every_nth == 1}
+    if part:
+        paths = [path for path, _ in network.named_sublayers() if path.startswith("body")]
+        path = paths[part % len(paths)]
+        chosen |= {name for name in names if name.startswith(f"{path}.")}
+    for name, tensor in network.named_parameters():
+        if name in chosen and not name.startswith("head"):
+            tensor.stop_gradient = True
+
+
+def check(body: nn.Layer, strategy, steps: int, user_froze: tuple, manners: dict) -> None:
     """Train and look at everything after each step."""
     network = Whole(body)
+    frozen_by_user(network, *user_froze)
     every = {n: t for n, t in network.named_parameters() if not _is_statistic(n)}
-    for index, name in enumerate(every):
-        if user_froze and index % user_froze == 1 and not name.startswith("head"):
-            every[name].stop_gradient = True
     found = outside(network)
     user_frozen = {name for name, tensor in every.items() if tensor.stop_gradient}
     optimizer = paddle.optimizer.SGD(RATE, parameters=network.parameters())
-    schedule = FreezeSchedule(strategy=strategy, verify=True, **manners)
+    schedule = FreezeSchedule(strategy=strategy, verify=True, on_conflict="error", **manners)
     norms = [path for path, layer in network.named_sublayers() if hasattr(layer, "_variance")]
     quiet = {"say": lambda line: None}
     with schedule.attach(network, optimizer, epochs=3, steps_per_epoch=3, **quiet) as freezing:
@@ -193,18 +239,77 @@ def check(body: nn.Layer, strategy, steps: int, user_froze: int, manners: dict) 
             assert freezing.history[-1].trainable == naive
             assert freezing.history[-1].total == sum(t.size for t in every.values())
             assert not {n for n, t in every.items() if not t.stop_gradient} & user_frozen
-            _statistics_stand_still(network, norms, freezing, manners)
+            _statistics_stand_still(network, norms, freezing, manners, user_frozen)
     assert outside(network) == found
     members = [name for stage in partition(network) for name in stage.parameters]
     assert sorted(members) == sorted(every)
 
 
-def check_cache(body: nn.Layer, strategy) -> None:
-    """Three epochs over the same three batches, with and without a cache: bitwise the same."""
+def check_rival(body: nn.Layer, strategy, user_froze: tuple, rival: tuple) -> None:
+    """Somebody else sets all flags after a step: noticed, named once a phase, set back."""
+    mode, frozen, at = rival
     network = Whole(body)
+    frozen_by_user(network, *user_froze)
+    every = {n: t for n, t in network.named_parameters() if not _is_statistic(n)}
+    optimizer = paddle.optimizer.SGD(RATE, parameters=network.parameters())
+    schedule = FreezeSchedule(strategy=strategy, on_conflict=mode)
+    lines: list[str] = []
+    with (
+        warnings.catch_warnings(record=True) as record,
+        schedule.attach(network, optimizer, epochs=3, steps_per_epoch=3, say=lines.append) as run,
+    ):
+        warnings.simplefilter("always")
+        for step in range(at + 1):
+            network(paddle.randn([3, CHANNELS, 3, 3])).square().mean().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            if step < at:
+                run.step()
+        before = {name: tensor.stop_gradient for name, tensor in every.items()}
+        # What the user froze and no selector names is left alone.
+        rest = {n for s in run.stages if s.name == "rest" for n in s.parameters}
+        for name, tensor in every.items():
+            if name not in rest:
+                tensor.stop_gradient = frozen
+        changed = [n for n, tensor in every.items() if tensor.stop_gradient != before[n]]
+        error = ""
+        try:
+            run.verify()
+            run.verify()
+        except RuntimeError as raised:
+            error = str(raised)
+        told = [str(one.message) for one in record] + lines + [error]
+        told = [line for line in told if "somebody else set" in line]
+        assert len(told) == bool(changed)
+        assert not changed or told[0].split()[0] in changed
+        if mode == "enforce":
+            assert {name: tensor.stop_gradient for name, tensor in every.items()} == before
+        for name, flag in before.items():
+            every[name].stop_gradient = flag
+
+
+def check_cache(body: nn.Layer, strategy, user_froze: tuple) -> None:
+    """Three epochs with and without a cache; of the same three batches: bitwise the same.
+
+    Shuffled, samples come in other batches, some beside new ones: the same but for rounding.
+    """
+    network = Whole(body)
+    frozen_by_user(network, *user_froze)
     paddle.seed(1)
     batches = [paddle.randn([2 + index, CHANNELS, 3, 3]) for index in range(3)]
-    results = []
+    plain, cached = _trained(network, strategy, batches * 3)
+    assert plain == cached
+    samples, order = paddle.concat(batches), np.random.RandomState(1)
+    epochs = [order.permutation(9)[:8] for _ in range(3)]
+    mixed = [samples[rows[at : at + 4].tolist()] for rows in epochs for at in (0, 4)]
+    plain, cached = _trained(network, strategy, mixed)
+    for one, other in zip(plain[0], cached[0]):
+        np.testing.assert_allclose(np.frombuffer(other, "f4"), np.frombuffer(one, "f4"), rtol=1e-3)
+
+
+def _trained(network: nn.Layer, strategy, batches: list) -> list:
+    """Losses and weights after these batches, without and with a cache."""
+    network, steps, results = copy.deepcopy(network), len(batches), []
     for twin, options in (
         (copy.deepcopy(network), {"frozen_dropout": "eval"}),
         (network, {"cache": "memory", "cache_check_every": 2}),
@@ -214,22 +319,22 @@ def check_cache(body: nn.Layer, strategy) -> None:
         schedule = FreezeSchedule(strategy=strategy, verify=True, **options)
         losses = []
         with schedule.attach(
-            twin, optimizer, epochs=3, steps_per_epoch=3, say=lambda line: None
+            twin, optimizer, epochs=3, steps_per_epoch=steps // 3, say=lambda line: None
         ) as freezing:
-            for step in range(9):
+            for batch in batches:
                 twin.train()
-                loss = twin(batches[step % 3]).square().mean()
+                loss = twin(batch).square().mean()
                 loss.backward()
                 optimizer.step()
                 optimizer.clear_grad()
                 freezing.step()
                 losses.append(loss.numpy().tobytes())
         results.append((losses, {n: t.numpy().tobytes() for n, t in twin.state_dict().items()}))
-    assert results[0] == results[1]
     assert not any("forward" in layer.__dict__ for layer in network.sublayers(include_self=True))
+    return results
 
 
-def _statistics_stand_still(network, norms, freezing, manners) -> None:
+def _statistics_stand_still(network, norms, freezing, manners, user_frozen) -> None:
     """A forward in training mode moves exactly the statistics of layers that are not frozen."""
     if manners["frozen_norm"] == "train":
         return
@@ -237,15 +342,16 @@ def _statistics_stand_still(network, norms, freezing, manners) -> None:
     network.train()
     network(paddle.randn([3, CHANNELS, 3, 3]))
     after = statistics(network)
-    closed = {
+    frozen = {
         name
         for stage in freezing.stages
-        if stage.name not in freezing.open_stages
         for name in stage.parameters
+        if (stage.name != "rest" if name in user_frozen else stage.name not in freezing.open_stages)
     }
+    weights = {name for stage in freezing.stages for name in stage.parameters}
     for path in norms:
-        own = [n for n in (f"{path}.weight", f"{path}.bias") if n in closed]
-        if own:
+        own = weights.intersection([f"{path}.weight", f"{path}.bias"])
+        if own and own <= frozen:
             for part in ("_mean", "_variance"):
                 name = f"{path}.{part}"
                 assert before[name].tobytes() == after[name].tobytes(), name
@@ -265,7 +371,10 @@ def property_test(networks: int):
         body=bodies(),
         strategy=strategies,
         steps=st.integers(1, 9),
-        user_froze=st.sampled_from([0, 0, 2, 3]),
+        user_froze=st.tuples(st.sampled_from([0, 0, 2, 3]), st.integers(0, 5)),
+        rival=st.tuples(
+            st.sampled_from(["warn", "enforce", "error"]), st.booleans(), st.integers(0, 7)
+        ),
         manners=st.fixed_dictionaries(
             {
                 "frozen_norm": st.sampled_from(["eval", "eval", "train"]),
@@ -273,13 +382,14 @@ def property_test(networks: int):
             }
         ),
     )
-    def holds(body, strategy, steps, user_froze, manners):
+    def holds(body, strategy, steps, user_froze, rival, manners):
         paddle.seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # stages that never open are meant here
-            twin = copy.deepcopy(body)
+            twin, third = copy.deepcopy(body), copy.deepcopy(body)
             check(body, strategy, steps, user_froze, manners)
-            check_cache(twin, strategy)
+            check_rival(third, strategy, user_froze, rival)
+            check_cache(twin, strategy, user_froze)
         counted[0] += 1
 
     return holds

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,8 +73,17 @@ def without_words(language: str, block: str) -> object:
     return block
 
 
-def test_both_readmes_have_the_same_sections_code_and_tables():
-    english, chinese = text_of("README.md"), text_of("README.zh-CN.md")
+#: Faces of the site: they hold the READMEs and the changelog.
+FACES = {"docs/index.md", "docs/index.zh-CN.md", "docs/changelog.md"}
+#: Documents in both languages, without their endings.
+TRANSLATED = sorted(
+    name.removesuffix(".zh-CN.md") for name in set(DOCUMENTS) - FACES if name.endswith(".zh-CN.md")
+)
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_both_languages_have_the_same_sections_code_and_tables(name):
+    english, chinese = text_of(f"{name}.md"), text_of(f"{name}.zh-CN.md")
     for pattern in (r"^## ", r"^### ", r"^\|[ |-]+\|$", r"^!\["):
         ours, theirs = (
             len(re.findall(pattern, prose(t), re.MULTILINE)) for t in (english, chinese)
@@ -83,11 +95,64 @@ def test_both_readmes_have_the_same_sections_code_and_tables():
         assert without_words(language, one) == without_words(language, other)
 
 
-def test_the_links_to_other_projects_are_the_same_in_both_languages():
+def test_a_document_for_users_is_there_in_both_languages():
+    docs = {name for name in set(DOCUMENTS) - FACES if name.startswith(("docs/", "README"))}
+    assert docs == {f"{name}{ending}" for name in TRANSLATED for ending in (".md", ".zh-CN.md")}
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_the_links_to_other_projects_are_the_same_in_both_languages(name):
     found = [
-        set(re.findall(r"https?://[^)\s>]+", text_of(f"README{x}.md"))) for x in ("", ".zh-CN")
+        set(re.findall(r"https?://[^)\s>]+", text_of(f"{name}{x}.md"))) for x in ("", ".zh-CN")
     ]
     assert found[0] == found[1]
+
+
+PROGRAMS = [name for name in DOCUMENTS if "```python" in text_of(name)]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_code_of_a_document_runs_as_it_stands_in_its_order(name, tmp_path):
+    """In a process of its own, as a reader would paste it, block after block."""
+    blocks = [block for language, block in _FENCE.findall(text_of(name)) if language == "python"]
+    script = tmp_path / "pasted.py"
+    script.write_text("\n\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:pasted", script.name],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert not done.returncode, done.stderr[-3000:]
+
+
+DEMO = "python examples/finetune_sentiment.py "
+
+
+def test_the_flags_in_the_readme_are_read_and_open_something():
+    """Each command line of the demo, its training aside."""
+    import paddle
+    from paddlenlp.trainer import PdArgumentParser
+
+    from paddle_freeze_callback import FreezeSchedule, FreezeTrainingArguments
+
+    network = paddle.nn.Sequential(
+        ("encoder", paddle.nn.Sequential(*(paddle.nn.Linear(2, 2) for _ in range(6)))),
+        ("classifier", paddle.nn.Linear(2, 2)),
+    )
+    found = [
+        line
+        for language, block in _FENCE.findall(text_of("README.md"))
+        if language == "sh"
+        for line in block.splitlines()
+        if line.startswith(DEMO)
+    ]
+    assert len(found) == 3
+    for line in found:
+        words = shlex.split(line.removeprefix(DEMO))
+        parser = PdArgumentParser(FreezeTrainingArguments)
+        (args,) = parser.parse_args_into_dataclasses(["--output_dir", "out", *words])
+        table = FreezeSchedule.from_args(args).preview(network, epochs=3, steps_per_epoch=10)
+        assert table.phases[0].trainable, line
 
 
 def readme_assets():
@@ -97,12 +162,13 @@ def readme_assets():
     return assets
 
 
-def test_the_tables_of_options_in_the_readmes_are_todays():
+def test_the_tables_of_options_are_todays():
     assets = readme_assets()
-    for readme in assets.READMES:
-        text = readme.read_text(encoding="utf-8")
-        for name, rows in assets.tables(readme).items():
-            assert assets.table(name, text) == rows, f"{readme.name}: run make readme-assets"
+    for ending in assets.ENDINGS:
+        for name, rows in assets.tables(ending).items():
+            path = assets.place("options", name, ending)
+            found = assets.table(name, path.read_text(encoding="utf-8"))
+            assert found == rows, f"{path.name}: run make readme-assets"
 
 
 def test_every_option_has_help_in_both_languages():
@@ -117,12 +183,20 @@ def test_every_option_has_help_in_both_languages():
             assert len(english[owner][name]) > 20, f"{owner}: {name}"
 
 
-def test_the_outputs_in_the_readmes_are_what_is_printed_today():
+def test_the_outputs_in_the_documents_are_what_is_printed_today():
     assets = readme_assets()
     for name, output in (("preview", assets.preview_output()), ("plan", assets.plan_output())):
-        for readme in assets.READMES:
-            found = assets.block(name, readme.read_text(encoding="utf-8"))
-            assert found == output.rstrip("\n") + "\n", f"{readme.name}: run make readme-assets"
+        for ending in assets.ENDINGS:
+            path = assets.place("output", name, ending)
+            found = assets.block(name, path.read_text(encoding="utf-8"))
+            assert found == output.rstrip("\n") + "\n", f"{path.name}: run make readme-assets"
+
+
+def test_every_page_of_the_site_is_in_its_table_of_contents():
+    listed = re.findall(r"^([\w.-]+|.* <.*>)$", text_of("docs/index.md"), re.MULTILINE)
+    pages = {one.partition("<")[2].rstrip(">") or one for one in listed} | {"index"}
+    there = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert there <= pages
 
 
 def test_the_reference_names_everything_that_is_public():

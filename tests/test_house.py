@@ -147,6 +147,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_all_weights": {"freezing/kernels.py"},
     "_cudnn_impl": {"freezing/kernels.py"},
     "_sparse": {"session/preflight.py"},
+    "_moving_rate": {"freezing/still.py"},
     "_use_global_stats": {"freezing/still.py"},
     # mixed precision, traced functions, data parallel
     "_amp_dtype": {"cache/feature_cache.py"},
@@ -173,7 +174,6 @@ OF_OURS: dict[str, set[str]] = {
     "_held": {"freezing/kernels.py"},
     "_manners": {"cli/written.py"},
     "_options": {"cli/written.py", "schedule.py"},
-    "_plain_of": {"cache/state.py"},
     "_read": {"cli/main.py"},
     "_record": {"hosts/hapi.py"},
     "_source": {"schedule.py"},

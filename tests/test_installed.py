@@ -213,8 +213,9 @@ SYSTEMS = {
     "windows": "x86_64-pc-windows-msvc",
     "macos": "aarch64-apple-darwin",
 }
-#: Where extras are to be had, oldest and newest Python. tool_helpers, which paddlenlp requires, has wheels for Linux on
-#: x86_64 and Pythons up to 3.12, and on 3.12 paddlenlp's onnx tools would be built from source.
+#: Where extras are to be had, oldest and newest Python. tool_helpers, which paddlenlp requires,
+#: has wheels for Linux on x86_64 and Pythons up to 3.12, and on 3.12 paddlenlp's onnx tools would
+#: be built from source.
 CLAIMED = [
     *(("cpu docs plot", system, python) for system in SYSTEMS for python in ("3.10", "3.13")),
     *(("cpu nlp plot", "linux", python) for python in ("3.10", "3.11")),
@@ -255,6 +256,7 @@ def test_every_extra_resolves_to_wheels_wherever_it_is_claimed(tmp_path):
     [
         (".github/workflows/*.yml", "vendor.github-workflows"),
         (".github/ISSUE_TEMPLATE/*.yml", "vendor.github-issue-forms"),
+        (".readthedocs.yaml", "vendor.readthedocs"),
     ],
 )
 def test_the_files_for_a_public_forge_fit_their_schemas(files, schema):

@@ -59,7 +59,10 @@ def written_out(
         )
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
     survey = Survey(network)
-    plan = plan_of(survey, stages, rule, rates)
+    untouched = options.get("untouched")
+    plan = plan_of(survey, stages, rule, rates, untouched)
+    if untouched is not None:
+        options["untouched"] = [weight.name for weight in survey.select(untouched)]
     total = sum(weight.numel for weight in survey.weights)
     lines = [*_body(survey, plan, run, _counts_steps(rule), total), *_other(options, rule)]
     head = f"""\

@@ -18,6 +18,7 @@ from typing import Any
 import paddle
 from paddle.jit.dy2static.program_translator import ASTStaticFunction, ProgramTranslator
 
+from ..stages.declared import REST
 from ..stages.partition import Stage, Survey
 from ..stages.weights import Weight, running_statistics
 from .checksums import checksum
@@ -36,6 +37,8 @@ class Freezer:
         survey: of the network.
         stages: all its stages, every weight in exactly one.
         openable: names of the weights that may be opened at all; others stay as found.
+        alone: names of the weights that are left alone: neither set, nor held, nor verified.
+            Weights that were found frozen and that no selector names are, too.
         frozen_norm: ``"eval"`` holds running statistics of frozen layers; ``"train"`` lets them
             move.
         frozen_dropout: ``"eval"`` also switches off dropout, and whatever else depends on
@@ -48,21 +51,33 @@ class Freezer:
         stages: Sequence[Stage],
         openable: Collection[str],
         *,
+        alone: Collection[str] = (),
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
     ) -> None:
         self.network = survey.network
         self.weights = survey.weights
-        self._members = {s.name: [survey.by_name[n] for n in s.parameters] for s in stages}
         self._openable = frozenset(openable)
-        self._found = [(weight.tensor, weight.tensor.stop_gradient) for weight in self.weights]
+        self._alone = frozenset(id(survey.by_name[name].tensor) for name in alone)
+        self._members = {
+            stage.name: [
+                survey.by_name[name]
+                for name in stage.parameters
+                if name in self._openable or (name not in alone and stage.name != REST)
+            ]
+            for stage in stages
+        }
+        managed = [weight for members in self._members.values() for weight in members]
+        self._found = [(weight.tensor, weight.tensor.stop_gradient) for weight in managed]
+        self._expected: list[tuple[Weight, bool]] = []
         self._sizes = [(weight.tensor, weight.numel) for weight in self.weights]
         self._tree = tree(survey)
         self._governed: dict[str, list[Governed]] = {}
         if frozen_norm == "eval":
             self._governed["norm"] = governed(self._tree, statistics=True)
         if frozen_dropout == "eval":
-            self._governed["eval"] = governed(self._tree, statistics=False)
+            never = {id(one.tensor) for one in managed if one.name not in self._openable}
+            self._governed["eval"] = governed(self._tree, statistics=False, never=never)
         self._held: dict[tuple[str, int], EvalForward | GlobalStatistics] = {}
         self._bridge: Bridge | None = None
         self._spared: Spared | None = None
@@ -75,13 +90,14 @@ class Freezer:
 
         Applying twice changes nothing; the result does not depend on what was applied before.
         """
-        frozen_now: set[int] = set()
-        for name, members in self._members.items():
-            closed = name not in open_stages
-            for weight in members:
-                set_frozen(weight.tensor, closed or weight.name not in self._openable)
-            if closed:
-                frozen_now.update(id(weight.tensor) for weight in members)
+        self._expected = [
+            (weight, name not in open_stages or weight.name not in self._openable)
+            for name, members in self._members.items()
+            for weight in members
+        ]
+        for weight, frozen in self._expected:
+            set_frozen(weight.tensor, frozen)
+        frozen_now = {id(weight.tensor) for weight, frozen in self._expected if frozen}
         for kind, layers in self._governed.items():
             self._hold(kind, layers, frozen_now)
         self._respect_kernels()
@@ -117,8 +133,8 @@ class Freezer:
         return None if self._bridge is None else self._bridge.settled
 
     def opened(self) -> frozenset[int]:
-        """The identities of the weights that train now."""
-        return frozenset(id(tensor) for tensor, _ in self._sizes if not tensor.stop_gradient)
+        """The identities of the weights that may move now: they train, or are left alone."""
+        return self._alone.union(id(t) for t, _ in self._sizes if not t.stop_gradient)
 
     def members(self, stage: str) -> list[Weight]:
         """The weights of a stage that may be opened."""
@@ -130,12 +146,15 @@ class Freezer:
         This follows from the stages that were opened last, not from the flags: somebody else may
         have changed those.
         """
-        return frozenset(
-            weight.name
-            for name, members in self._members.items()
-            for weight in members
-            if name not in (self._applied or ()) or weight.name not in self._openable
-        )
+        return frozenset(weight.name for weight, frozen in self._expected if frozen)
+
+    def conflicts(self) -> dict[bool, list[str]]:
+        """The weights whose flag somebody else has set, by what it is now: frozen, or not."""
+        found: dict[bool, list[str]] = {}
+        for weight, frozen in self._expected:
+            if weight.tensor.stop_gradient != frozen:
+                found.setdefault(not frozen, []).append(weight.name)
+        return found
 
     def _hold(self, kind: str, layers: Sequence[Governed], frozen: set[int]) -> None:
         """Hold exactly those layers whose governing weights are all frozen."""
@@ -152,9 +171,23 @@ class Freezer:
         return trainable, sum(numel for _, numel in self._sizes)
 
     def checksums(self) -> dict[str, str]:
-        """A checksum of each weight that should be frozen now, and of each statistic held."""
-        frozen = self.frozen()
-        sums = {w.name: checksum(w.tensor) for w in self.weights if w.name in frozen}
+        """A checksum of each weight that the schedule froze, and of each statistic held.
+
+        What the user froze, the user may move, unless it was opened by name. Even then the base
+        weight of a LoRA layer that merges moves by rounding (PaddleNLP's merge to evaluate).
+        """
+        found_frozen = {id(tensor) for tensor, frozen in self._found if frozen}
+        merging = found_frozen.intersection(
+            one
+            for node in self._tree.layers()
+            if isinstance(getattr(node.layer, "merged", None), bool)
+            for one in node.own
+        )
+        sums = {
+            weight.name: checksum(weight.tensor)
+            for weight, frozen in self._expected
+            if frozen and weight.name in self._openable and id(weight.tensor) not in merging
+        }
         for path, layer, _ in self._governed.get("norm", ()):
             if ("norm", id(layer)) in self._held:
                 for name, tensor in running_statistics(layer).items():

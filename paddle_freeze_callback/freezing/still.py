@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from paddle import nn
 
-from ..stages.weights import moving_state
+from ..stages.weights import measured, moving_state
 from .tree import Node
 
 # A layer with its path and the identities of the weights that decide whether it is frozen.
@@ -30,11 +31,15 @@ class EvalForward:
     ``layer.eval()`` would not last: ``paddle.Model`` and the Trainer call ``network.train()``
     before every batch. A hook before the forward lasts, also inside recomputation. It comes
     before the layer's other hooks (spectral norm moves its vectors in a hook).
+
+    A quanter that has measured little yet goes on until its average has settled: held at once,
+    it would cut off all that its frozen layer gives.
     """
 
     def __init__(self, layer: nn.Layer) -> None:
         self._layer = layer
         self._found: list[bool] = []
+        self._settled = False
         self._handles = (
             before_all(layer, self._enter),
             layer.register_forward_post_hook(self._leave),
@@ -42,7 +47,8 @@ class EvalForward:
 
     def _enter(self, layer: nn.Layer, inputs: object) -> None:
         self._found.append(layer.training)
-        layer.training = False
+        self._settled = self._settled or _settled(layer)
+        layer.training = layer.training and not self._settled
 
     def _leave(self, layer: nn.Layer, inputs: object, outputs: object) -> None:
         if self._found:
@@ -53,6 +59,15 @@ class EvalForward:
             handle.remove()
         if self._found:  # the forward raised, so the hook behind it did not run
             self._layer.training = self._found[0]
+
+
+def _settled(layer: nn.Layer) -> bool:
+    """Whether what a quanter measures is of this network; true of any other layer.
+
+    Its moving average begins at one, and counts in ``_state``, which approaches 1 / (1 - rate).
+    """
+    state, rate = measured(layer).get("_state"), getattr(layer, "_moving_rate", None)
+    return state is None or rate is None or float(state) * (1 - rate) >= 0.99
 
 
 class GlobalStatistics:
@@ -79,7 +94,7 @@ def hold_statistics(layer: nn.Layer) -> EvalForward | GlobalStatistics:
     return EvalForward(layer)
 
 
-def governed(root: Node, *, statistics: bool) -> list[Governed]:
+def governed(root: Node, *, statistics: bool, never: Set[int] = frozenset()) -> list[Governed]:
     """Layers with the weights that decide whether they count as frozen.
 
     A layer with weights is governed by those inside it. A layer without weights counts as frozen
@@ -90,13 +105,15 @@ def governed(root: Node, *, statistics: bool) -> list[Governed]:
     Args:
         root: the network's tree.
         statistics: whether to list the layers that keep statistics or buffers, or all others.
+        never: identities of weights that never open. A dropout does not go with them: between
+            the frozen linear layers of a block with LoRA it is on when the block's LoRA trains.
     """
     found: dict[int, Governed] = {}
 
     def visit(node: Node, rule: frozenset[int]) -> None:
         if bool(moving_state(node.layer)) == statistics:
             found.setdefault(id(node.layer), (node.path, node.layer, rule))
-        held = [child.inside for child in node.children]
+        held = [child.inside if statistics else child.inside - never for child in node.children]
         for index, child in enumerate(node.children):
             before = next((own for own in reversed(held[:index]) if own), None)
             after = next((own for own in held[index + 1 :] if own), frozenset())

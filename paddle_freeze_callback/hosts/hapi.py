@@ -159,6 +159,7 @@ class HapiHost:
         """An epoch is over; ``fit`` saves next, on rank 0 alone."""
         if self._run is not None:
             self._run.settle(self.done)
+            self._run.check_flags(self.done)
             self._settled_at = self.done
 
     def on_eval_begin(self, logs: Any = None) -> None:

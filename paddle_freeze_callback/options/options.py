@@ -29,6 +29,7 @@ from . import readers
 
 if TYPE_CHECKING:
     from ..stages.partition import Stages
+    from ..stages.selectors import Selector
 
 P = ParamSpec("P")
 
@@ -44,6 +45,15 @@ def _moment(argument: str, value: Any) -> None:
 def _path(argument: str, value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{argument}={value!r} must be the path of a checkpoint")
+
+
+def _reaction(argument: str, value: Any) -> None:
+    one_of(argument, value, ("warn", "enforce", "error"))
+
+
+def _untouched(argument: str, value: Any) -> None:
+    if isinstance(value, (bool, int, float, Mapping)) or value in ("", [], ()):
+        raise TypeError(f"{argument}={value!r} is no selector; give for example {argument}='ema'")
 
 
 def _stages(argument: str, value: Any) -> None:
@@ -98,9 +108,23 @@ class Options:
         'by default "eval" with a cache, which needs it, else "train"',
         check=_mode,
     )
+    untouched: Selector | None = option(
+        None,
+        "a selector of what is left alone altogether, such as a teacher that you move by hand: "
+        "neither set, nor held still, nor verified",
+        list,
+        check=_untouched,
+    )
+    on_conflict: str = option(
+        "warn",
+        'what to do when somebody else sets stop_gradient: "warn" once a phase, "enforce" (set it '
+        'back), or "error"',
+        check=_reaction,
+    )
     verify: bool = option(
         False,
-        "check with checksums, at every transition and at the end, that nothing frozen moved",
+        "check with checksums, at every transition and at the end, that nothing moved that the "
+        "schedule froze",
         bool,
         check=boolean,
     )

@@ -23,6 +23,7 @@ from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Progress, Run
 from ..words import EVERYTHING
+from .alone import apart, twins
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Plan:
         openable: names of the parameters that may be opened.
         learning_rates: the options for the learning rates of stages.
         multipliers: the learning-rate multiplier of each stage, ramps aside.
+        alone: names of the parameters that are left alone altogether.
     """
 
     stages: tuple[Stage, ...]
@@ -46,6 +48,7 @@ class Plan:
     openable: frozenset[str]
     learning_rates: LearningRates
     multipliers: Mapping[str, float]
+    alone: frozenset[str] = frozenset()
 
     @property
     def in_order(self) -> bool:
@@ -66,11 +69,17 @@ class Plan:
         return next((name for name in names if name in late), None)
 
 
-def plan(survey: Survey, stages: Stages, strategy: Strategy, learning_rates: LearningRates) -> Plan:
+def plan(
+    survey: Survey,
+    stages: Stages,
+    strategy: Strategy,
+    learning_rates: LearningRates,
+    untouched: Selector | None = None,
+) -> Plan:
     """Fit a schedule to a network, which stays as it is.
 
     Raises:
-        ValueError: if stages or selectors do not fit the network.
+        ValueError: if stages or selectors do not fit the network, or ``untouched`` not them.
     """
     selectors: list[Selector] = list(stages) if isinstance(stages, (list, tuple)) else []
     by_opening = isinstance(strategy, Explicit) and stages == "auto"
@@ -83,6 +92,10 @@ def plan(survey: Survey, stages: Stages, strategy: Strategy, learning_rates: Lea
         all_names = [stage.name for stage in parts if stage.name != REST]
         strategy = strategy.with_stages(lambda one: stage_names(survey, parts, one), all_names)
     openable = _openable(survey, selectors)
+    alone = frozenset(twins(survey.weights, openable))
+    if untouched is not None:
+        alone |= apart(survey, untouched, parts if selectors else ())
+        openable -= alone
     schedulable = tuple(
         stage.name
         for stage in parts
@@ -93,7 +106,7 @@ def plan(survey: Survey, stages: Stages, strategy: Strategy, learning_rates: Lea
         _depths(survey, parts, by_opening=by_opening and learning_rates.lr_decay != 1),
         lambda key: _rated(survey, parts, key),
     )
-    return Plan(parts, strategy, schedulable, openable, learning_rates, multipliers)
+    return Plan(parts, strategy, schedulable, openable, learning_rates, multipliers, alone)
 
 
 def _openable(survey: Survey, selectors: Sequence[Selector]) -> frozenset[str]:

@@ -30,12 +30,14 @@ from ..freezing.rates import Multipliers
 from ..freezing.savers import tell_savers
 from ..stages.declared import REST
 from ..stages.partition import Stage, Stages, Survey, covering
+from ..stages.selectors import Selector
 from ..stages.weights import layers, own_parameters
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 from ..words import listing, warn
+from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
@@ -50,7 +52,7 @@ _NEVER = sys.maxsize
 class Freezing:
     """A schedule at work on a network, from the beginning of a run to its end.
 
-    Get one from :meth:`FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
+    Get one from :meth:`.FreezeSchedule.attach`, call :meth:`step` after each optimizer step, and
     :meth:`close` at the end (a ``with`` block does).
 
     Attributes:
@@ -71,6 +73,8 @@ class Freezing:
         learning_rates: LearningRates,
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
+        untouched: Selector | None = None,
+        on_conflict: str = "warn",
         verify: bool = False,
         restore: bool = True,
         free_optimizer_state: bool = False,
@@ -83,7 +87,7 @@ class Freezing:
     ) -> None:
         survey = Survey(network)
         release(network)
-        self._plan = plan(survey, stages, strategy, learning_rates)
+        self._plan = plan(survey, stages, strategy, learning_rates, untouched)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
         for doubt in doubts(self._plan, run):
@@ -103,7 +107,8 @@ class Freezing:
         self._freed: set[str] = set()
         self._seen: dict[str, Any] = {}
         self._step = step
-        self._next = _NEVER
+        self._next = _NEVER  # the step at which to look, at flags or at all
+        self._due = 0  # the step at which to look at all
         self._open: tuple[str, ...] = ()
         self._sums: dict[str, str] = {}
         self._known = _parameters(network)
@@ -118,9 +123,11 @@ class Freezing:
             survey,
             self._plan.stages,
             self._plan.openable,
+            alone=self._plan.alone,
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
+        self._conflicts = Conflicts(self._freezer, on_conflict, say)
         self._cache = None if cache is None else self._new_cache(network, cache)
         self._multipliers = Multipliers(
             {s.name: self._freezer.members(s.name) for s in self._plan.stages}
@@ -147,9 +154,13 @@ class Freezing:
                 self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
             self._look()
-            left = [s.name for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
-            if left:
-                say(f"left frozen, as found (no selector names it): {listing(left)}")
+            left = [s for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
+            alone = [s.name for s in left if self._plan.alone.issuperset(s.parameters)]
+            frozen = [s.name for s in left if s.name not in alone]
+            if frozen:
+                say(f"left frozen, as found (no selector names it): {listing(frozen)}")
+            if alone:
+                say(f"left alone, as found: {listing(alone)}")
         except BaseException:
             self._put_back()
             raise
@@ -169,6 +180,7 @@ class Freezing:
     def epoch_began(self, step: int) -> None:
         """After so many steps an epoch begins, in a run whose data has no length."""
         self._step = step
+        self._due = step
         self._timeline = self._timeline.epoch_began(step)
         self._look()
 
@@ -185,6 +197,7 @@ class Freezing:
             ValueError: if the strategy needs a metric that is not there.
         """
         self._step = self._step if step is None else step
+        self.check_flags(self._step)
         self.notice()
         values = {name: _single(value) for name, value in metrics.items()}
         self._seen.update(values)
@@ -198,7 +211,7 @@ class Freezing:
         self._decide(strategy.decide(progress, self._plan.schedulable))
         if self._best is not None and self._timeline.best_step(self._step) == self._step:
             self._best.take(self._freezer.frozen())
-        self._next = self._step
+        self._next = self._due = self._step
         if step is None:
             self._look()
 
@@ -212,6 +225,7 @@ class Freezing:
             step: optimizer steps done, if they are more than at the last call.
         """
         self.settle(self._step if step is None else step)
+        self.check_flags(self._step)
         if self._cache is not None:
             self._cache.flush()
         if parallel.rank() != 0:
@@ -242,8 +256,17 @@ class Freezing:
                 "nothing freezes, opens or counts them; add layers before training starts"
             )
 
+    def check_flags(self, step: int) -> None:
+        """Notice flags that somebody else has set, so many optimizer steps being done.
+
+        Raises:
+            RuntimeError: if one was, and the schedule has ``on_conflict="error"``.
+        """
+        if self.history and self._freezer.holds:
+            self._conflicts.look(step, self._open)
+
     def verify(self, step: int | None = None) -> None:
-        """Check that nothing frozen has moved since the last transition.
+        """Check that nothing that the schedule froze has moved since the last transition.
 
         Args:
             step: optimizer steps done, if they are more than at the last call.
@@ -252,6 +275,7 @@ class Freezing:
             RuntimeError: naming the first tensor that has, if the schedule has ``verify=True``.
         """
         self._step = self._step if step is None else step
+        self.check_flags(self._step)
         if not self._verify:
             return
         now = self._freezer.checksums()
@@ -259,9 +283,7 @@ class Freezing:
             if now[name] != before:
                 raise RuntimeError(
                     f"{name} moved although it is frozen, between steps "
-                    f"{self.history[-1].step} and {self._step}; something else than the "
-                    "optimizer changed it (a loaded checkpoint, an averaging callback, a layer "
-                    "that updates itself in its forward)"
+                    f"{self.history[-1].step} and {self._step}; " + self._conflicts.who_moved(name)
                 )
 
     def close(self, *, verify: bool = True, step: int | None = None) -> None:
@@ -439,6 +461,13 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
+        if self._step >= self._conflicts.next:
+            self.check_flags(self._step)
+        if self._step >= self._due:
+            self._look_at_all()
+        self._next = min(self._due, self._conflicts.next)
+
+    def _look_at_all(self) -> None:
         self._numbers = None
         self._finish_sample()
         self._finish_first_step()
@@ -447,9 +476,9 @@ class Freezing:
             raise ValueError(strategy.unknown_metric(self._seen))
         self._converge()
         coming = self._timeline.next_step(self._step)
-        self._next = _NEVER if coming is None else coming
+        self._due = _NEVER if coming is None else coming
         if self._set_rates() or self._first_step is not None:
-            self._next = self._step + 1
+            self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
             members = {name: self._freezer.members(name) for name in self._open}
             self._sample = GradientSample(members, self._step)
@@ -466,6 +495,7 @@ class Freezing:
         if self._cache is not None:
             self._cache.remove()
         self._freezer.apply(wanted)
+        self._conflicts.begin(self._step)
         closed = tuple(stage.name for stage in self.stages) if first else self._open
         transition = Transition(
             self._step,

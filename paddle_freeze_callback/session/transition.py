@@ -40,7 +40,7 @@ class Transition:
 
     @property
     def ratio(self) -> float:
-        """Trainable ratio: trainable elements / all elements."""
+        """The trainable ratio, trainable elements / all elements."""
         return self.trainable / self.total
 
     def __str__(self) -> str:

@@ -1,9 +1,9 @@
 """What is a weight of a network, and what is not.
 
 A *weight* is a tensor that training may move: it has one identity, however many names lead to
-it. The running statistics of a normalization layer are not weights, although Paddle stores
-BatchNorm's ``_mean`` and ``_variance`` as parameters (with ``stop_gradient=True``): they are
-never counted, never part of a stage, and never opened.
+it. State that forwards move is no weight, although Paddle stores some of it as parameters (with
+``stop_gradient=True``): BatchNorm's ``_mean`` and ``_variance``, the scales of quantization-aware
+training. It is never counted, never part of a stage, and never opened.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from paddle import nn
 # Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors.
 _STATISTIC_PARAMETERS = (("_mean", "_variance"), ("weight_u", "weight_v"))
 
+# What quanters and observers measure in quantization-aware training, also stored as parameters.
+_MEASURED = ("_scale", "_state", "_accum")
+_QUANTIZATION = ("paddle.nn.quant.", "paddle.quantization.", "paddleslim.")
 
-# How authors name the statistics that they register as buffers.
+# How authors name the statistics that they register as buffers, and as parameters.
 _STATISTIC_BUFFER = re.compile(r"_?((running|moving|global)_)?(mean|var|variance)|weight_[uv]")
+_STATISTIC_IN_DISGUISE = re.compile(r"_?(running|moving|global)_(mean|var|variance)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +77,38 @@ def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     >>> running_statistics(paddle.nn.LayerNorm(3))
     {}
     """
-    own = own_parameters(layer)
-    for pair in _STATISTIC_PARAMETERS:
-        if all(name in own and own[name].stop_gradient for name in pair):
-            return {name: own[name] for name in pair}
+    frozen = {name: one for name, one in own_parameters(layer).items() if one.stop_gradient}
+    for group in _STATISTIC_PARAMETERS:
+        if all(name in frozen for name in group):
+            return {name: frozen[name] for name in group}
     return {
-        name: buffer
-        for name, buffer in layer.named_buffers(include_sublayers=False)
-        if _STATISTIC_BUFFER.fullmatch(name)
+        **{name: one for name, one in frozen.items() if _STATISTIC_IN_DISGUISE.fullmatch(name)},
+        **{
+            name: buffer
+            for name, buffer in layer.named_buffers(include_sublayers=False)
+            if _STATISTIC_BUFFER.fullmatch(name)
+        },
     }
 
 
+def measured(layer: nn.Layer) -> dict[str, paddle.Tensor]:
+    """What this layer itself measures for quantization-aware training, by attribute."""
+    frozen = {name: one for name, one in own_parameters(layer).items() if one.stop_gradient}
+    library = frozen and type(layer).__module__.startswith(_QUANTIZATION)
+    if library or all(name in frozen for name in _MEASURED):
+        return {name: one for name, one in frozen.items() if name in _MEASURED}
+    return {}
+
+
 def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:
-    """What a forward in training mode may move in this layer itself: statistics and buffers.
+    """What a forward in training mode may move in this layer itself: statistics, scales, buffers.
 
     >>> import paddle
     >>> sorted(moving_state(paddle.nn.utils.spectral_norm(paddle.nn.Linear(2, 2))))
     ['weight', 'weight_u', 'weight_v']
     """
-    return {**dict(layer.named_buffers(include_sublayers=False)), **running_statistics(layer)}
+    buffers = dict(layer.named_buffers(include_sublayers=False))
+    return {**buffers, **running_statistics(layer), **measured(layer)}
 
 
 def layers(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
@@ -129,7 +146,7 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
         )
     found: dict[int, tuple[paddle.Tensor, list[str]]] = {}
     for path, layer in layers(network):
-        statistics = running_statistics(layer)
+        statistics = {**running_statistics(layer), **measured(layer)}
         for own, tensor in own_parameters(layer).items():
             if own not in statistics:
                 name = f"{path}.{own}" if path else own

@@ -17,6 +17,7 @@ from ..session.plan import Plan
 from ..session.plan import plan as plan_of
 from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
 from ..stages.partition import Stages, Survey
+from ..stages.selectors import Selector
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
@@ -129,11 +130,12 @@ def preview(
     batch: Any = None,
     frees_state: bool = False,
     cache: CacheOptions | None = None,
+    untouched: Selector | None = None,
 ) -> Preview:
     """What a schedule will do to a network; see :meth:`FreezeSchedule.preview`."""
     survey = Survey(network)
     refuse_running(network)
-    plan = plan_of(survey, stages, strategy, learning_rates)
+    plan = plan_of(survey, stages, strategy, learning_rates, untouched)
     refuse_misfits(plan, survey, run)
     if optimizer is not None:
         refuse_optimizer(plan, survey, run, optimizer)
@@ -144,6 +146,7 @@ def preview(
         stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
         for stage in plan.stages
     }
+    beside = sum(every[name].numel for name in plan.alone if every[name].trains)
     work = None
     if batch is not None:
         work = estimate.work_measured(network, plan.stages, every, batch)
@@ -165,8 +168,8 @@ def preview(
     for step, until, opened in _openings(plan, run):
         in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
         had = opened if frees_state else had | opened
-        trainable = sum(opens[name] for name in in_order)
-        state = moments * sum(opens[name] for name in had)
+        trainable = beside + sum(opens[name] for name in in_order)
+        state = moments * (beside + sum(opens[name] for name in had))
         phases.append(
             Phase(
                 step, until, run.epoch_of(step), in_order, trainable, trainable / total,

@@ -29,8 +29,15 @@ class Table:
         return "left" if column in self.words else "right"
 
 
-def as_rich(tables: Sequence[Table], lines: Sequence[str]) -> Any:
-    """What ``rich`` prints: the tables, then the lines."""
+def as_rich(tables: Sequence[Table], lines: Sequence[str], *, narrow: bool = False) -> Any:
+    """What ``rich`` prints: the tables, then the lines.
+
+    Args:
+        tables: the tables.
+        lines: the lines beneath them.
+        narrow: whether heads go over several lines, and words, too, where they must. Numbers and
+            the names of rows are never cut.
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table as RichTable
@@ -38,9 +45,15 @@ def as_rich(tables: Sequence[Table], lines: Sequence[str]) -> Any:
 
     drawn = []
     for table in tables:
-        grid = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        padding = (0, 0) if narrow else (0, 1)
+        grid = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=padding)
         for column in table.columns:
-            grid.add_column(column, justify=table.side(column), no_wrap=True)
+            head = column.replace(" ", "\n") if narrow else column
+            folds = narrow and column in table.words and column != table.columns[0]
+            grid.add_column(
+                head, justify=table.side(column), no_wrap=not folds, overflow="fold",
+                min_width=max(map(len, head.split("\n"))),
+            )  # fmt: skip
         for row in table.rows:
             grid.add_row(*map(Text, row))  # as Text, so that no cell is read as markup
         drawn.append(grid)
@@ -92,6 +105,8 @@ def show(tables: Sequence[Table], lines: Sequence[str]) -> None:
 
     console = Console()
     if console.is_terminal:
-        console.print(as_rich(tables, lines))
+        wide = as_rich(tables, lines)
+        narrow = console.measure(wide, options=console.options.update(width=10_000)).maximum
+        console.print(as_rich(tables, lines, narrow=narrow > console.width))
     else:
         print(as_text(tables, lines))

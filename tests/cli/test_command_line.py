@@ -192,6 +192,7 @@ FLAG_VALUES = {
     "warmup": "5 steps", "warmup_shape": "cosine", "hold": "3 steps", "frozen_norm": "train",
     "frozen_dropout": "eval", "cache": "memory", "cache_limit": "1 GB", "cache_dtype": "float16",
     "cache_check_every": "9", "verify": True, "restore": False, "free_optimizer_state": False,
+    "untouched": ["fc1"], "on_conflict": "enforce",
 }  # fmt: skip
 BESIDE = {
     "order": {"k": "1"}, "seed": {"strategy": "lisa"}, "k": {"strategy": "lisa"},

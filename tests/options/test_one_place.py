@@ -73,9 +73,9 @@ assert f"--colour: {wrong}" in told.getvalue()
 
 # tables, in English at once, in Chinese after a line of text
 row = "| `colour` | `None` | the colour of the frozen stages |"
-assert row in readme_assets.tables(readme_assets.READMES[0])["schedule"]
+assert row in readme_assets.tables(".md")["schedule"]
 try:
-    readme_assets.tables(readme_assets.READMES[1])
+    readme_assets.tables(".zh-CN.md")
 except SystemExit as stop:
     assert str(stop) == "options.zh-CN.yaml has no help for schedule: colour"
 else:

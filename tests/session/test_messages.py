@@ -318,5 +318,6 @@ def test_statistics_whose_flags_somebody_set_are_no_new_weights():
     ) as freezing:
         for tensor in network.parameters():
             tensor.stop_gradient = False
-        freezing.evaluated({"loss": np.float32(1)})
+        with pytest.warns(UserWarning, match="somebody else set stop_gradient"):
+            freezing.evaluated({"loss": np.float32(1)})
     assert not [line for line in lines if "new in" in line]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
+import io
 import re
 from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
 
 from paddle_freeze_callback.views import table
 from paddle_freeze_callback.views.table import Table, as_html, as_text, show
@@ -48,3 +54,26 @@ def test_it_imports_nothing_of_the_package():
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert len(imports) > 3
     assert [node.module for node in imports if node.level] == []
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_terminal_of_any_usual_width_shows_every_number_whole(width, monkeypatch):
+    """The widest plan that is usual: twelve blocks, a rate of their own each."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = io.StringIO()
+    monkeypatch.setattr(
+        "rich.console.Console", functools.partial(Console, file=out, force_terminal=True)
+    )
+    same = ("16", "7,087,872", "6.5 %")
+    blocks = [
+        (f"encoder.layers.{i}", *same, f"from {i}", f"x {2.6**-i:.3g}", "54.1 MB")
+        for i in range(12)
+    ]
+    head = ("stage", "tensors", "parameters", "share", "open", "lr", "optimizer state")
+    rows = [("head", "2", "1,538", "0.0014 %", "all the time", "x 1", "12.0 KB"), *blocks]
+    show([Table(head, rows, frozenset({"stage", "open"}))], ["300 steps."])
+    lines = Text.from_ansi(out.getvalue()).plain.splitlines()
+    assert all(len(line) <= width for line in lines)
+    for row in rows:
+        line = next(line for line in lines if line.split() and line.split()[0] == row[0])
+        assert all(cell in line for cell in (*row[:4], *row[5:])), row

@@ -1,0 +1,291 @@
+"""Flags that somebody else sets while a schedule is at work, in each kind of loop."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import paddle
+import pytest
+from networks import Images, conv_net, model_for, moved, open_names, values
+from trainers import TrainerCallback, tiny_bert, trainer_for
+
+from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback.freezing.freezer import Freezer
+from paddle_freeze_callback.stages.weights import weights
+
+
+def open_all(network):
+    for weight in weights(network):
+        weight.tensor.stop_gradient = False
+
+
+def freeze_all(network):
+    for weight in weights(network):
+        weight.tensor.stop_gradient = True
+
+
+class InFit(paddle.callbacks.Callback):
+    """Calls a function after so many steps of ``fit``, and after each one that follows."""
+
+    def __init__(self, act, at, on=False):
+        super().__init__()
+        self.act, self.at, self.on, self.steps = act, at, on, 0
+
+    def on_train_batch_end(self, step, logs=None):
+        self.steps += 1
+        if self.steps == self.at or (self.on and self.steps > self.at):
+            self.act(self.model.network)
+
+
+class InTrainer(TrainerCallback):
+    """The same in a Trainer."""
+
+    def __init__(self, act, at, on=False):
+        self.act, self.at, self.on = act, at, on
+
+    def on_step_end(self, args, state, control, model=None, **context):
+        if state.global_step == self.at or (self.on and state.global_step > self.at):
+            self.act(model)
+
+
+def by_hand(schedule, act, at, folder, on=False):
+    network = conv_net()
+    optimizer = paddle.optimizer.Adam(0.01, parameters=network.parameters())
+    loader = paddle.io.DataLoader(Images(), batch_size=4)
+    with schedule.attach(network, optimizer, epochs=4, steps_per_epoch=6) as run:
+        step = 0
+        for _ in range(4):
+            for images, _ in loader:
+                network.train()
+                network(images).square().mean().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                step += 1
+                if step == at or (on and step > at):
+                    act(network)
+                run.step()
+    return network
+
+
+def in_fit(schedule, act, at, folder, on=False):
+    network = conv_net()
+    model_for(network).fit(
+        Images(), batch_size=4, epochs=4, verbose=0, callbacks=[schedule, InFit(act, at, on)]
+    )
+    return network
+
+
+def in_trainer(schedule, act, at, folder, on=False):
+    network = tiny_bert()
+    flags = {"logging_steps": 1000}
+    trainer_for(network, folder, [schedule, InTrainer(act, at, on)], **flags).train()
+    return network
+
+
+LOOPS = pytest.mark.parametrize("loop", [by_hand, in_fit, in_trainer])
+HEAD = re.compile(r"fc\.|classifier\.")
+
+
+def told(record) -> list[str]:
+    return [str(one.message) for one in record if "somebody else set" in str(one.message)]
+
+
+@LOOPS
+def test_what_somebody_else_opened_is_named_once_within_the_phase(loop, tmp_path):
+    schedule = FreezeSchedule(strategy="head_only")
+    with pytest.warns(UserWarning, match="somebody else") as record:
+        loop(schedule, open_all, 5, tmp_path, on=True)
+    (line,) = told(record)
+    first = schedule.run.stages[0]
+    name = re.match(r"(\S+) and \d+ more are open although the schedule has them frozen: ", line)
+    assert name
+    assert name[1] not in first.parameters
+    before, now = map(
+        int, re.search(r"set stop_gradient between steps (\d+) and (\d+)", line).groups()
+    )
+    assert before <= 5 <= now <= 7
+    assert "another callback" in line
+    assert "on_conflict='enforce'" in line
+
+
+@LOOPS
+def test_what_somebody_else_froze_is_named_too(loop, tmp_path):
+    with pytest.warns(UserWarning, match="somebody else") as record:
+        loop(FreezeSchedule(strategy="head_only"), freeze_all, 22, tmp_path)
+    (line,) = told(record)
+    assert HEAD.match(line)
+    assert "and 1 more are frozen although the schedule has them open" in line
+
+
+@LOOPS
+def test_each_phase_is_told_of_again(loop, tmp_path):
+    schedule = FreezeSchedule(every="8 steps", start="8 steps")
+    with pytest.warns(UserWarning, match="somebody else") as record:
+        loop(schedule, open_all, 2, tmp_path, on=True)
+    assert len(told(record)) == 3
+
+
+@LOOPS
+def test_enforce_sets_flags_and_gradients_back(loop, tmp_path):
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="enforce")
+    flags, gradients, weights_then = [], [], []
+
+    def act(network):
+        flags.append(open_names(network))
+        gradients.append([n for n, tensor in network.named_parameters() if tensor.grad is not None])
+        weights_then.append(values(network))
+        open_all(network)
+
+    network = loop(schedule, act, 3, tmp_path, on=True)
+    assert len(flags) == 22
+    for opened, held in zip(flags, gradients):
+        assert opened
+        assert all(HEAD.match(name) for name in [*opened, *held])
+    changed = moved(weights_then[0], values(network))
+    assert changed
+    assert all(HEAD.match(name) for name in changed)
+
+
+@LOOPS
+def test_error_stops_the_training(loop, tmp_path):
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="error")
+    with pytest.raises(RuntimeError, match="are open although the schedule has them frozen"):
+        loop(schedule, open_all, 5, tmp_path)
+    assert schedule.run.steps_done <= 7
+
+
+@LOOPS
+def test_a_loop_that_toggles_flags_inside_a_step_is_left_alone(loop, tmp_path):
+    def toggle(network):
+        found = [(weight.tensor, weight.tensor.stop_gradient) for weight in weights(network)]
+        open_all(network)
+        freeze_all(network)
+        for tensor, flag in found:
+            tensor.stop_gradient = flag
+
+    loop(
+        FreezeSchedule(every="5 steps", verify=True, on_conflict="error"),
+        toggle,
+        1,
+        tmp_path,
+        on=True,
+    )
+
+
+def test_a_save_that_opens_everything_for_its_own_length_is_left_alone(tmp_path):
+    """As savers of adapters do, which write what trains."""
+    network = conv_net()
+    model = model_for(network)
+    save = model.save
+
+    def opening(path, training=True):
+        found = [(weight.tensor, weight.tensor.stop_gradient) for weight in weights(network)]
+        open_all(network)
+        save(path, training)
+        for tensor, flag in found:
+            tensor.stop_gradient = flag
+
+    model.save = opening
+    schedule = FreezeSchedule(every="5 steps", on_conflict="error")
+    folder = str(tmp_path / "saved")
+    model.fit(Images(), batch_size=4, epochs=3, verbose=0, save_dir=folder, callbacks=[schedule])
+    assert len(schedule.history) == 4
+
+
+def attached(schedule, steps=1000):
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    return network, schedule.attach(network, optimizer, total_steps=steps)
+
+
+def test_flags_are_looked_at_ever_less_often_and_at_no_other_step(monkeypatch):
+    looks = []
+    found = Freezer.conflicts
+    monkeypatch.setattr(
+        Freezer, "conflicts", lambda self: looks.append(run.steps_done) or found(self)
+    )
+    _, run = attached(FreezeSchedule(unfreeze_at={0: "fc", "500 steps": "*"}))
+    for _ in range(700):
+        run.step()
+    after_the_transition = looks.index(500) + 1
+    assert looks[:after_the_transition] == [1, 3, 7, 15, 31, 63, 127, 227, 327, 427, 500]
+    assert looks[after_the_transition:] == [501, 503, 507, 515, 531, 563, 627]
+
+
+@pytest.mark.parametrize("event", ["save", "evaluated", "verify"])
+def test_a_save_and_an_evaluation_look_at_once(event, tmp_path):
+    network, run = attached(FreezeSchedule(strategy="head_only"))
+    for _ in range(300):
+        run.step()
+    open_all(network)
+    calls = {
+        "save": lambda: run.save(tmp_path / "x"),
+        "evaluated": lambda: run.evaluated({"acc": 0.5}),
+        "verify": run.verify,
+    }
+    with pytest.warns(UserWarning, match="between steps 227 and 300"):
+        calls[event]()
+
+
+def test_a_log_of_a_trainer_looks_at_once(tmp_path):
+    schedule = FreezeSchedule(strategy="head_only")
+    lines = []
+
+    class Notes(TrainerCallback):
+        def on_log(self, args, state, control, **context):
+            lines.extend((state.global_step, line) for line in told(record))
+
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        trainer_for(
+            tiny_bert(), tmp_path, [schedule, InTrainer(open_all, 9), Notes()], logging_steps=3
+        ).train()
+    assert lines[0][0] == 9  # the next look of its own would come at step 15
+
+
+def test_verify_says_that_the_optimizer_moved_what_somebody_else_opened():
+    network, run = attached(FreezeSchedule(strategy="head_only", verify=True))
+    open_all(network)
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    network(paddle.ones([2, 1, 6, 6])).sum().backward()
+    optimizer.step()
+    with (
+        pytest.warns(UserWarning, match="somebody else set"),
+        pytest.raises(RuntimeError, match=r"somebody else opened it .*, so the optimizer moved it"),
+    ):
+        run.verify()
+
+
+def test_verify_says_what_else_moves_a_frozen_weight():
+    network, run = attached(FreezeSchedule(strategy="head_only", verify=True))
+    network.block1[0].weight.set_value(network.block1[0].weight + 1)
+    with pytest.raises(RuntimeError, match="most likely not the optimizer, but a loaded checkp"):
+        run.verify()
+
+
+def test_after_the_run_flags_are_nobody_elses_business():
+    network, run = attached(FreezeSchedule(on_conflict="error"))
+    run.close()
+    open_all(network)
+    run.evaluated({})
+    run.verify()
+
+
+def test_the_end_of_an_epoch_of_fit_looks_at_once():
+    schedule = FreezeSchedule(strategy="head_only")
+    callbacks = [schedule, InFit(open_all, 9)]
+    with pytest.warns(UserWarning, match="between steps 7 and 12"):
+        model_for(conv_net()).fit(
+            Images(48), batch_size=4, epochs=2, verbose=0, callbacks=callbacks
+        )
+
+
+def test_what_the_user_froze_inside_a_stage_the_user_may_move():
+    network = conv_net()
+    network.block1[0].weight.stop_gradient = True
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with FreezeSchedule(verify=True).attach(network, optimizer, total_steps=9) as run:
+        network.block1[0].weight.set_value(network.block1[0].weight + 1)
+        run.verify()
+    assert run.at_work is False
