@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the tests; Paddle keeps each to one core. Files stay whole.
+JOBS ?= 2
+SHARED := --numprocesses $(JOBS) --dist loadfile
 
 COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
 
@@ -16,12 +19,12 @@ demo-zh: $(READY)
 	$(BIN)/python examples/finetune_reviews_zh.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest $(SHARED) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 # The contract, resume and data-parallel tests under the two further Trainers.
 test-compat: .venv-nlp3/.ready .venv-formers/.ready
-	.venv-nlp3/bin/python -m pytest $(COMPAT)
-	.venv-formers/bin/python -m pytest $(COMPAT)
+	.venv-nlp3/bin/python -m pytest $(SHARED) $(COMPAT)
+	.venv-formers/bin/python -m pytest $(SHARED) $(COMPAT)
 
 # The tests under every release of Paddle, Trainer and Python that we claim; resumed where it stopped.
 test-matrix:

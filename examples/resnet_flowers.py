@@ -13,6 +13,7 @@ import os
 
 # Paddle uses one thread unless told otherwise before it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else Paddle's MKL is slow on AMD processors
 
 import argparse
 import warnings

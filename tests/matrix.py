@@ -114,7 +114,8 @@ def result(row: Row, jobs: list[str]) -> dict[str, object]:
         return {**base, "missing": f"no Python {row.python} on this machine"}
     inside = environment(row, python)
     done = subprocess.run(
-        [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", *row.tests, *jobs],
+        [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "2",
+         "--dist", "loadfile", *row.tests, *jobs],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     (PLACE / f"{row.name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")

@@ -174,7 +174,6 @@ OF_OURS: dict[str, set[str]] = {
     "_held": {"freezing/kernels.py"},
     "_manners": {"cli/written.py"},
     "_options": {"cli/written.py", "schedule.py"},
-    "_plain_of": {"cache/state.py"},
     "_read": {"cli/main.py"},
     "_record": {"hosts/hapi.py"},
     "_source": {"schedule.py"},

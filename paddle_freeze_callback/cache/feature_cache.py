@@ -4,10 +4,12 @@ While a prefix is frozen, its output for a sample does not change. :class:`Featu
 that output and replays it: the layers of the prefix are skipped. They hand on placeholders or, at
 the boundary, the features that were kept.
 
-The first training step after each transition finds the boundary, and proves that this network can
-be replayed at all (:mod:`paddle_freeze_callback.cache.trial`). If not, the cache is off until the
-next transition, and one line gives the reason. Three guards stay on while it replays: placeholders
-are NaN; each batch checks one frozen weight; every N-th batch is recomputed and compared.
+After each transition the first batches are computed in full, and kept. They show where the
+boundary is, and prove that this network can be replayed at all
+(:mod:`paddle_freeze_callback.cache.trial`). If not, the cache is off until the next transition, and
+one line gives the reason. Only then are features replayed; of a batch of which some are missing,
+the prefix is computed for those alone. Three guards stay on: placeholders are NaN; each batch
+checks one frozen weight; every N-th batch is recomputed and compared.
 
 What a cache knows lives for the run (:class:`FeatureCache`), while the prefix stays frozen
 (:class:`~paddle_freeze_callback.cache.kept.Kept`), or until the next transition (``_Phase``).
@@ -31,7 +33,7 @@ from .options import CacheOptions, CacheStatistics
 from .replay import Blanks, Recipe, arrays_of, shapes_of
 from .state import ForwardState
 from .stores import Row
-from .trial import Trial
+from .trial import CHECKS, Trial, rows_of
 from .watch import ForwardWatch, Trace
 
 
@@ -43,23 +45,28 @@ class _Phase:
     watch: ForwardWatch
     epoch: int  # in which it began
     seen: tuple[int, int]  # hits and misses when its first epoch ended
-    proven: set[Any] = field(default_factory=set)  # kinds of input that can be replayed
+    proofs: dict[Any, int] = field(default_factory=dict)  # checks passed, by kind of input
+    early: list[tuple[_Batch, Trace]] = field(default_factory=list)  # before the boundary was known
     recipes: dict[Any, Recipe] = field(default_factory=dict)  # by form of input
     blanks: Blanks = field(default_factory=Blanks)
     batches: int = 0
-    watching: int = 0  # training steps since the last proof
+    replays: bool = False  # whether anything was replayed
     stray: bool = False  # a closed layer was called outside the network's forward
+    moving: bool = False  # the prefix alone would move a buffer
 
     @property
     def knows_boundary(self) -> bool:
         """Whether a training step has shown where the prefix ends."""
-        return any(training for training, *_ in self.proven)
+        return any(training for training, *_ in self.proofs)
+
+    def other_size(self, kind: Any) -> bool:
+        """Whether this kind of input is proven for another number of samples."""
+        return any(other[:-1] == kind[:-1] and n == CHECKS for other, n in self.proofs.items())
 
     def has_proven(self, kind: Any) -> bool:
         """Whether this kind of input can be replayed."""
         # A batch of one shows nothing of other samples, so a proof for any size holds for it.
-        alone = kind[-1] == 1 and any(other[:-1] == kind[:-1] for other in self.proven)
-        return alone or kind in self.proven
+        return self.proofs.get(kind) == CHECKS or (kind[-1] == 1 and self.other_size(kind))
 
 
 class _Batch(NamedTuple):
@@ -74,13 +81,8 @@ class _Batch(NamedTuple):
 class FeatureCache:
     """Replays the features of a frozen prefix in the forward of a network.
 
-    Args:
-        network: the network whose forward is called.
-        options: where and how features are kept.
-        say: shows a line.
-        epoch: gives the current epoch, from 0; the cache gives up where no sample ever comes again.
-        ready: whether the network runs as it will until the next transition; ``None`` if it turned
-            out to recompute its layers in the backward pass.
+    A line is shown by ``say``; ``epoch`` gives the current epoch, from 0; ``ready`` tells whether
+    the network runs as it will until the next transition, ``None`` if it recomputes its layers.
 
     Attributes:
         statistics: what the cache did since the run began.
@@ -155,10 +157,10 @@ class FeatureCache:
     def _called_outside(self) -> None:
         """A closed layer is called outside the network's forward, as recompute does backwards.
 
-        That shows in the first steps in which nothing is skipped.
+        That shows in the steps before anything is skipped.
         """
         if self._phase and self._network.training and paddle.is_grad_enabled():
-            self._phase.stray = self._phase.stray or self._phase.watching in (1, 2)
+            self._phase.stray = self._phase.stray or not self._phase.replays
 
     # ------------------------------------------------------------ the forward of the network
 
@@ -178,16 +180,23 @@ class FeatureCache:
             form, kind = (*state, content), (*state, kind_of(content), size)
             if self._kept:
                 self._kept.probe(phase.batches, self._network)
-            proven = phase.has_proven(kind)
-            if size == 0 or not (proven or self._can_try(phase, size)):
+            if size == 0:
                 return original(*args, **kwargs)
             batch = _Batch((original, args, kwargs), form, kind, keys_of(inputs, size, form))
+            proven = phase.has_proven(kind)
+            tried = not proven and self._can_try(phase, size)
         except CannotCacheError as why:
             self._off(str(why))
             return original(*args, **kwargs)
-        if proven and self._kept:
-            return self._served(phase, self._kept, batch)
-        return self._tried(phase, batch)
+        if tried:
+            return self._tried(phase, batch)
+        if self._kept and (proven or phase.knows_boundary):
+            return self._served(phase, self._kept, batch, proven)
+        if phase.early or not self._network.training:
+            return original(*args, **kwargs)
+        result, trace = phase.watch.traced(*batch.call)
+        phase.early.append((batch, trace))
+        return result
 
     def _can_try(self, phase: _Phase, size: int) -> bool:
         """Whether a call can show what may be kept."""
@@ -200,24 +209,35 @@ class FeatureCache:
         return bool(ready and shows and size > 1)
 
     def _tried(self, phase: _Phase, batch: _Batch) -> Any:
-        """The network's output, and beside it a proof that it can be had from features."""
+        """The network's output, and beside it a step of the proof that features give the same."""
+        passed = phase.proofs.get(batch.kind, 0)
         known = self._kept.boundary if self._kept and phase.knows_boundary else None
-        trial = Trial(phase.watch, self._network, batch.call, len(batch.keys))
+        trial = Trial(phase.watch, self._network, batch.call, len(batch.keys), known, not passed)
         try:
             with trial:
-                found = trial.boundary(phase.opened, known)
+                found = trial.check(passed, phase.opened)
             kept = self._keeping(phase, found)
             if known is None:
-                features = self._features(phase, kept, trial.trace, batch)
+                features = self._features(phase, kept, trial.trace, batch.keys)
                 each = sum(array.nbytes for array in features) // len(batch.keys)
                 self._say(
                     f"cache on: keeps the output of {', '.join(kept.names)}, {each:,} bytes "
                     f"a sample; {len(kept.store):,} samples are there"
                 )
-            phase.proven.add(batch.kind)
-            phase.watching = 0
+            while phase.early:
+                early, trace = phase.early.pop()
+                self._keep(phase, kept, trace, early, kept.store.get(early.keys))
+            rows = kept.store.get(batch.keys)
+            # One check a step; all at once where a proof is all that is missing, and for further
+            # kinds of input.
+            due = CHECKS if None not in rows or CHECKS in phase.proofs.values() else passed + 1
+            with trial:
+                for number in range(passed + 1, due):
+                    trial.check(number, phase.opened, found)
+            phase.proofs[batch.kind] = due
+            phase.moving = phase.moving or trial.moving
             phase.batches += 1
-            self._keep(phase, kept, trial.trace, batch, kept.store.get(batch.keys))
+            self._keep(phase, kept, trial.trace, batch, rows)
         except CannotCacheError as why:
             self._off(str(why))
         return trial.result
@@ -234,24 +254,49 @@ class FeatureCache:
         self.statistics.boundary = names
         return kept
 
-    def _served(self, phase: _Phase, kept: Kept, batch: _Batch) -> Any:
-        """The network's output, from the cache if all samples of the batch are there."""
+    def _served(self, phase: _Phase, kept: Kept, batch: _Batch, proven: bool) -> Any:
+        """The network's output, as far as possible from the cache."""
         recipe = phase.recipes.get(batch.form)
         rows = kept.store.get(batch.keys)
         phase.batches += 1
-        phase.watching += self._network.training
         check = phase.batches % self._options.check_every == 0
-        if recipe and recipe.serves(rows) and not check:
-            self.statistics.hits += len(batch.keys)
-            return phase.watch.planned(*batch.call, recipe.outputs(rows))
-        # A batch with a sample that is not there is computed as a whole, exactly as without us.
-        result, trace = phase.watch.traced(*batch.call, Trace(whole=kept.boundary.kept_calls))
+        try:
+            if proven and recipe and not check and any(row is not None for row in rows):
+                there = len(rows) - rows.count(None)
+                if there < len(rows) and not phase.moving:
+                    rows = self._completed(phase, kept, recipe, batch, rows)
+                if recipe.serves(rows):
+                    self.statistics.hits += there
+                    phase.replays = True
+                    return phase.watch.planned(*batch.call, recipe.outputs(rows))
+            # Computed as a whole, exactly as without us.
+            result, trace = phase.watch.traced(*batch.call, Trace(whole=kept.boundary.kept_calls))
+        except CannotCacheError as why:
+            self._off(str(why))
+            return batch.call[0](*batch.call[1], **batch.call[2])
         try:
             self._check_trace(phase, kept, trace)
             self._keep(phase, kept, trace, batch, rows)
         except CannotCacheError as why:
             self._off(str(why))
         return result
+
+    def _completed(
+        self, phase: _Phase, kept: Kept, recipe: Recipe, batch: _Batch, rows: list[Row | None]
+    ) -> list[Row | None]:
+        """The features of a batch, the missing ones computed from their samples alone."""
+        missing = [index for index, row in enumerate(rows) if row is None]
+        original, *given = batch.call
+        args, kwargs = rows_of(given, missing)
+        trace = Trace(whole=kept.boundary.kept_calls, until=kept.boundary.kept_calls)
+        with paddle.no_grad():
+            phase.watch.traced(original, args, kwargs, trace)
+        keys = [batch.keys[index] for index in missing]
+        features = self._features(phase, kept, trace, missing)
+        self._put(kept, recipe, keys, features)
+        self.statistics.misses += len(missing)
+        done = dict(zip(missing, (tuple(array[i] for array in features) for i in range(len(keys)))))
+        return [done.get(index, row) for index, row in enumerate(rows)]
 
     def _check_trace(self, phase: _Phase, kept: Kept, trace: Trace) -> None:
         """Whether a forward called the frozen layers as the proven one did."""
@@ -263,9 +308,9 @@ class FeatureCache:
                 if not calls.get(call, True):
                     raise CannotCacheError(f"{phase.watch.name(call)} comes behind open layers now")
 
-    def _features(self, phase: _Phase, kept: Kept, trace: Trace, batch: _Batch) -> Row:
-        """The features in a trace, one row per sample."""
-        found = kept.boundary.features(trace, len(batch.keys), phase.watch.name)
+    def _features(self, phase: _Phase, kept: Kept, trace: Trace, samples: Sequence[Any]) -> Row:
+        """The features in a trace, one row for each of these samples."""
+        found = kept.boundary.features(trace, len(samples), phase.watch.name)
         return arrays_of(found, self._options.dtype)
 
     # ------------------------------------------------------------ keeping, and giving up
@@ -275,30 +320,33 @@ class FeatureCache:
     ) -> None:
         """Keep the features of a batch that was computed; compare those that were there."""
         self.statistics.misses += len(batch.keys)
-        features = self._features(phase, kept, trace, batch)
+        features = self._features(phase, kept, trace, batch.keys)
         self._compare(phase, kept, rows, features)
         recipe = phase.recipes.get(batch.form)
         if recipe is None:
             recipe = Recipe.of(trace, kept.boundary, features, phase.blanks)
             phase.recipes[batch.form] = recipe
+        self._put(kept, recipe, batch.keys, features)
+        if not any(row is not None for row in rows):
+            self._give_up_without_hits(phase, kept)
+
+    def _put(self, kept: Kept, recipe: Recipe, keys: Sequence[bytes], features: Row) -> None:
         if shapes_of(features) != recipe.shapes:
             raise CannotCacheError(
                 f"{', '.join(kept.names)} gives another shape for inputs of the same shape: "
                 "what it computes of a sample depends on the others of the batch"
             )
         was_full = kept.store.full
-        kept.store.put(batch.keys, features)
+        kept.store.put(keys, features)
         self.statistics.rows, self.statistics.nbytes = len(kept.store), kept.store.nbytes
         self._report_full(was_full)
-        if not any(row is not None for row in rows):
-            self._give_up_without_hits(phase, kept)
 
     def _report_full(self, was_full: bool) -> None:
         if self._kept and self._kept.store.full and not was_full:
             store = self._kept.store
             self._say(
-                f"cache full: {len(store):,} samples in {store.nbytes / 2**20:,.0f} MB; batches "
-                "with another sample are computed each time (cache_limit=)"
+                f"cache full: {len(store):,} samples in {store.nbytes / 2**20:,.0f} MB; other "
+                "samples are computed each time (cache_limit=)"
             )
 
     def _compare(self, phase: _Phase, kept: Kept, rows: Sequence[Row | None], now: Row) -> None:
@@ -311,7 +359,7 @@ class FeatureCache:
         )
         if all(same):
             return
-        if self._options.cache != "memory" and phase.batches == 1:
+        if self._options.cache != "memory" and not phase.replays:
             raise CannotCacheError(
                 f"{os.fspath(self._options.cache)} has other features of a sample than the frozen "
                 "layers give, of the same weights but other code or options; use another folder"
@@ -331,8 +379,8 @@ class FeatureCache:
         new_hits, new_misses = hits - phase.seen[0], misses - phase.seen[1]
         if epochs >= 2 and new_hits < 0.01 * (new_hits + new_misses):
             raise CannotCacheError(
-                "almost no batch came from it in two epochs: it is full, and a batch counts "
-                "only as a whole; give it a higher cache_limit"
+                "almost no sample came from it in two epochs: it is full; give it a higher "
+                "cache_limit"
                 if kept.store.full
                 else "almost no sample came twice in two epochs; random augmentation, or "
                 "padding that differs from batch to batch, makes new samples of old ones"
@@ -344,12 +392,6 @@ def bytes_a_sample(
 ) -> int:
     """Bytes that a cache would keep of each sample of a batch; the network is left as it was.
 
-    Args:
-        network: the network, frozen as it will be, in training mode.
-        opened: identities of the open weights.
-        options: of the cache; nothing is written to a disk.
-        forward: calls the network with the batch.
-
     Raises:
         CannotCacheError: with the reason why nothing would be kept.
     """
@@ -358,7 +400,8 @@ def bytes_a_sample(
     state = ForwardState(network)
     try:
         cache.begin(opened)
-        forward()
+        for _ in range(2):  # the samples are there by then, and so all checks are made
+            forward()
     finally:
         cache.remove()
         state.restore()

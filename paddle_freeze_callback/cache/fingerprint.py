@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import types
 from collections.abc import Iterable
 from typing import Any
 
 import paddle
+import xxhash
 from paddle import nn
 
 from ..stages.weights import layers
+from .bits import digest
 
 # What Paddle and we keep in a layer; not part of its options.
 _PASSING = frozenset(["training", "_full_name", "_casted_by_pure_fp16", "forward"])
@@ -25,10 +26,7 @@ def fingerprint(network: nn.Layer, still: Iterable[paddle.Tensor], *further: Any
     Code counts as far as it can be read: methods of the user's layers, and functions that a layer
     holds. What these call in turn does not count.
 
-    Args:
-        network: the network.
-        still: the weights, buffers and statistics that features may depend on.
-        further: whatever else they depend on; its ``repr`` counts.
+    Weights, buffers and statistics count by their bits, whatever else is given by its ``repr``.
 
     >>> layer = nn.Linear(2, 2)
     >>> one = fingerprint(layer, layer.parameters())
@@ -38,7 +36,7 @@ def fingerprint(network: nn.Layer, still: Iterable[paddle.Tensor], *further: Any
     >>> one == fingerprint(layer, layer.parameters())
     False
     """
-    total = hashlib.blake2b(digest_size=16)
+    total = xxhash.xxh3_128()
     total.update(repr((further, paddle.__version__)).encode())
     for path, layer in layers(network):
         options = {
@@ -55,7 +53,7 @@ def fingerprint(network: nn.Layer, still: Iterable[paddle.Tensor], *further: Any
         ]
         total.update(repr((path, type(layer).__qualname__, code, options)).encode())
     for tensor in still:
-        total.update(tensor.numpy().tobytes())
+        total.update(digest(tensor))
     return total.hexdigest()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checks import one_of, whole
+from .folders import default_folder, folders, hold
 from .stores import DiskStore, MemoryStore
 
 _UNITS = {"B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
@@ -22,7 +23,8 @@ class CacheOptions:
     Attributes:
         cache: ``"memory"``, ``"disk"`` (a folder in the user's cache folder), or a folder.
         limit: bytes of features at most, or text such as ``"4 GB"``; by default half of the free
-            memory, or of the free space on the disk.
+            memory, or of the space on the disk that is free or filled by features. On a disk it
+            counts the features of all prefixes; those that were used least recently go first.
         dtype: keep floating-point features as ``"float16"`` or ``"float32"``; by default as
             computed.
         check_every: one batch in so many is computed although it is kept, and compared.
@@ -52,10 +54,14 @@ class CacheOptions:
         limit = None if self.limit is None else bytes_of("cache_limit", self.limit)
         if self.cache == "memory":
             return MemoryStore(_free_memory() // 2 if limit is None else limit)
-        folder = _default_folder() if self.cache == "disk" else Path(self.cache)
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        return DiskStore(folder / fingerprint(), free // 2 if limit is None else limit)
+        root = default_folder() if self.cache == "disk" else Path(self.cache)
+        own = root / fingerprint()
+        held = hold(own)
+        there = folders(root)
+        if limit is None:
+            free = shutil.disk_usage(root).free
+            limit = (free + sum(folder.nbytes for folder in there)) // 2
+        return DiskStore(own, limit, [folder for folder in there if folder.path != own], held)
 
 
 @dataclass
@@ -107,17 +113,7 @@ def bytes_of(argument: str, size: int | str) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes of memory that are free to use, as far as the system reports."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30  # not Linux; a guess on the safe side
+    """Bytes of memory that are free to use."""
+    import psutil
 
-
-def _default_folder() -> Path:
-    """Where ``cache="disk"`` keeps its files."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "paddle-freeze-callback" / "features"
+    return int(psutil.virtual_memory().available)

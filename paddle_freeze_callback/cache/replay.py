@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from .bits import array_of
 from .boundary import Boundary, filled_like
 from .keys import CannotCacheError
 from .nested import replaced, restructured, tensors
@@ -49,11 +50,7 @@ class Recipe:
         )
 
     def outputs(self, rows: Sequence[Row | None]) -> dict[Call, Any]:
-        """The output of each call of the prefix: placeholders, and the features where they belong.
-
-        Args:
-            rows: of all samples of a batch.
-        """
+        """The output of each call of the prefix: placeholders, and features where they belong."""
         columns = (np.stack([row[i] for row in rows if row]) for i in range(len(self.dtypes)))
         features = (_tensor(array, dtype) for array, dtype in zip(columns, self.dtypes))
         # Copies of the structures: the network may append to a list that it gets.
@@ -92,8 +89,7 @@ def arrays_of(features: Sequence[paddle.Tensor], dtype: str | None) -> Row:
     """
     arrays = []
     for tensor in features:
-        array = tensor.numpy()
-        # NumPy has no bfloat16: Paddle gives its bits, as whole numbers.
+        array = array_of(tensor)
         if dtype is not None and array.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 small = array.astype(dtype)

@@ -7,11 +7,11 @@ and Python.
 from __future__ import annotations
 
 import collections
-import copy
 import pickle
 import random
 import types
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,11 @@ import paddle
 from paddle import nn
 
 from ..stages.weights import Weight, layers, moving_state, weights
+from .bits import array_of, digest
 
 
 class ForwardState:
-    """The state of a network around its forwards, as it is now.
-
-    Args:
-        network: the network.
-    """
+    """The state of a network around its forwards, as it is now."""
 
     def __init__(self, network: nn.Layer) -> None:
         every = {id(layer): layer for _, layer in layers(network)}
@@ -37,52 +34,25 @@ class ForwardState:
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
         self._attributes = [
-            (layer, {name: (value, _copied(value)) for name, value in layer.__dict__.items()})
-            for layer in every.values()
+            (layer, dict(layer.__dict__), _contents(layer)) for layer in every.values()
         ]
         self._buffers = {one: _buffers(layer) for one, layer in every.items()}
         self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
-        self._plain = self._plain_of(network)
-        self._network = network
-
-    @staticmethod
-    def _plain_of(network: nn.Layer) -> dict[tuple[str, str], Any]:
-        return {
-            (path, name): told(value)
-            for path, layer in layers(network)
-            for name, value in layer.__dict__.items()
-            if name not in _OF_EVERY_LAYER and not isinstance(value, paddle.Tensor)
-        }
-
-    def moved(self) -> list[str]:
-        """Names of plain attributes that have changed: counters, lists, generators.
-
-        Tensors in attributes are reported by :meth:`assigned`.
-        """
-        now = ForwardState._plain_of(self._network)
-        return [
-            f"{path}.{name}" if path else name
-            for path, name in sorted({*now, *self._plain})
-            if now.get((path, name)) != self._plain.get((path, name))
-        ]
 
     def restore(self) -> None:
         """Put everything back as it was."""
         with paddle.no_grad():
             for tensor, value in self._tensors:
                 tensor.set_value(value)
-        for layer, attributes in self._attributes:
+        for layer, attributes, contents in self._attributes:
             for name in set(layer.__dict__) - set(attributes):
                 del layer.__dict__[name]
-            mutable: Any
-            for name, (mutable, content) in attributes.items():
-                layer.__dict__[name] = mutable
-                if isinstance(content, dict):
+            layer.__dict__.update(attributes)
+            for name, content in contents.items():
+                mutable: Any = attributes[name]
+                if mutable or content:
                     mutable.clear()
-                    mutable.update(content)
-                elif content is not None:
-                    mutable.clear()
-                    mutable.extend(content)
+                    (mutable.update if isinstance(content, dict) else mutable.extend)(content)
         paddle.set_rng_state(self._random[0])
         np.random.set_state(self._random[1])
         random.setstate(self._random[2])
@@ -99,9 +69,9 @@ class ForwardState:
         Paddle makes a buffer of a tensor that is assigned to an attribute.
         """
         changed = {}
-        for layer, before in self._attributes:
+        for layer, before, _ in self._attributes:
             held = {**layer.__dict__, **_buffers(layer)}
-            had = {name: value for name, (value, _) in before.items()} | self._buffers[id(layer)]
+            had = before | self._buffers[id(layer)]
             for name, value in held.items():
                 if isinstance(value, paddle.Tensor) and had.get(name) is not value:
                     changed[id(layer), name] = value
@@ -109,34 +79,19 @@ class ForwardState:
 
 
 class WeightState:
-    """The weights of a network and their gradients, as they are now.
+    """Weights and their gradients, as they are now; this takes as much memory as they do."""
 
-    Args:
-        network: the network; its weights are copied, so this takes as much memory as they do.
-        every: its weights, if they have been read already.
-    """
-
-    def __init__(self, network: nn.Layer, every: Sequence[Weight] | None = None) -> None:
+    def __init__(self, every: Iterable[Weight]) -> None:
         self._weights = [
-            (w.name, w.tensor, w.tensor.clone().detach(), _grad_of(w.tensor))
-            for w in (weights(network) if every is None else every)
+            (w.tensor, w.tensor.clone().detach(), _grad_of(w.tensor))
+            for w in every
             if w.tensor._is_initialized()
-        ]
-
-    def moved(self) -> list[str]:
-        """Names of weights that have changed, or whose gradient has."""
-        return [
-            name
-            for name, tensor, value, grad in self._weights
-            if not _equal(tensor, value)
-            or (grad is None) != (tensor.grad is None)
-            or (grad is not None and not _equal(tensor.grad, grad))
         ]
 
     def restore(self) -> None:
         """Put everything back as it was."""
         with paddle.no_grad():
-            for _, tensor, value, grad in self._weights:
+            for tensor, value, grad in self._weights:
                 if not _equal(tensor, value):
                     tensor.set_value(value)
                 if grad is None and tensor.grad is not None:
@@ -145,6 +100,37 @@ class WeightState:
                     tensor.grad = grad
                 elif grad is not None and not _equal(tensor.grad, grad):
                     tensor.grad.set_value(grad)
+
+
+def plain_state(network: nn.Layer) -> dict[str, Any]:
+    """By name, the plain attributes of layers: counters, lists, generators.
+
+    Tensors in attributes are reported by :meth:`ForwardState.assigned`.
+    """
+    return {
+        f"{path}.{name}" if path else name: told(value)
+        for path, layer in layers(network)
+        for name, value in layer.__dict__.items()
+        if name not in _OF_EVERY_LAYER and not isinstance(value, paddle.Tensor)
+    }
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names under which something else stands now.
+
+    >>> changed({"a": 1, "b": 2}, {"a": 1, "b": 3})
+    ['b']
+    """
+    return [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+
+
+def weight_digests(network: nn.Layer) -> dict[str, Any]:
+    """By name, what tells later whether a weight or its gradient has changed."""
+    return {
+        w.name: (digest(w.tensor), None if w.tensor.grad is None else digest(w.tensor.grad))
+        for w in weights(network)
+        if w.tensor._is_initialized()
+    }
 
 
 def _buffers(layer: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -159,18 +145,17 @@ def _grad_of(tensor: paddle.Tensor) -> paddle.Tensor | None:
 
 def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
     """Whether two tensors have the same bits; Paddle compares no bfloat16, and no NaN with NaN."""
-    ours, theirs = (np.atleast_1d(tensor.numpy()).view(np.uint8) for tensor in (one, other))
-    return np.array_equal(ours, theirs)
+    return digest(one) == digest(other)
 
 
-def _copied(value: Any) -> Any:
-    """A copy of a list or a dictionary, whose content can change in place; else ``None``."""
-    if not isinstance(value, (dict, list)):
-        return None
-    try:
-        return copy.copy(value)
-    except Exception:  # a mapping that cannot be copied cannot be put back either
-        return None
+def _contents(layer: nn.Layer) -> dict[str, Any]:
+    """Copies of its lists and dictionaries, whose contents can change in place."""
+    found = {}
+    for name, value in layer.__dict__.items():
+        if isinstance(value, (dict, list)):
+            with suppress(Exception):  # a mapping that cannot be copied cannot be put back either
+                found[name] = value.copy()
+    return found
 
 
 # What Paddle and we keep in every layer; it is no state of the user's.
@@ -216,7 +201,7 @@ def told(value: Any, depth: int = 5) -> Any:
 def few(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:
     """Up to 64 of its numbers, spread over all of it."""
     flat = tensor.detach().flatten()
-    return np.asarray(flat[:: max(flat.shape[0] // 64, 1)].numpy())
+    return array_of(flat[:: max(flat.shape[0] // 64, 1)])
 
 
 def random_state() -> Any:

@@ -1,26 +1,28 @@
-"""Where a frozen prefix ends, found and proven by trying out one batch.
+"""Where a frozen prefix ends, found and proven by trying out a few batches.
 
 Nothing is assumed about the network:
 
-* Closed layers are the outermost layers without open weights. A call of one belongs to the prefix
-  if its output needs no gradient.
+* Closed layers are those without open weights; of those inside each other, the outermost that is
+  called. A call of one belongs to the prefix if its output needs no gradient.
 * The outputs of prefix calls are filled with NaN and with large numbers. Those that the rest of the
   network does not use leave its output, and the tensors in its attributes, bit for bit the same.
   All others must be kept.
-* The prefix must depend on the sample alone. It is computed again for half of the batch in reverse
+* The prefix must depend on the sample alone. It is computed again for some of the batch in reverse
   order and for single samples. Meanwhile the random generators have other seeds, and open weights
   and moving buffers are NaN or large. The result must be the same, and no random number may be
   drawn before its end.
 * A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
   generator of its own) is not tried out at all.
+
+These are four checks. Each is made on another batch, beside a step that computes everything, so
+that no step takes much longer; and none of a batch's features is served before all have passed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,41 +30,54 @@ import paddle
 from paddle import nn
 
 from ..stages.weights import moving_state
+from .bits import array_of, digest
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
-from .nested import leaves, replaced, tensors
-from .state import ForwardState, WeightState, random_state, reseed
+from .nested import leaves, replaced, restructured, tensors
+from .state import ForwardState, changed, plain_state, random_state, reseed, weight_digests
 from .watch import Call, ForwardWatch, Trace
+
+_MORE = "the open layers look at more of the frozen ones than can be kept"
+
+CHECKS = 4  # how many make a proof; the first one finds the boundary
 
 
 class Trial:
     """The forward that the training loop asked for, and what can be learnt from it.
 
     The loop gets the output of this very forward. After ``with trial:`` buffers, attributes and
-    random generators are as that forward left them, whatever was tried out.
-
-    Args:
-        watch: the functions before the network's forward functions.
-        network: the network.
-        call: the network's own forward, its arguments, and those by name.
-        size: how many samples these hold.
+    random generators are as that forward left them, whatever was tried out. The first check looks
+    at all weights, too; the boundary is known if a training step has shown it.
     """
 
     def __init__(
         self, watch: ForwardWatch, network: nn.Layer, call: tuple[Callable[..., Any], Any, Any],
-        size: int,
+        size: int, known: Boundary | None = None, first: bool = True,
     ) -> None:  # fmt: skip
         self._watch = watch
         self._network = network
-        self._original = call[0]
+        self._original, *self._given = call
         self._size = size
-        self._given = replaced(call[1:], lambda _, tensor: tensor.clone().detach())
+        self._known = known
+        # From the end and from the middle, each before those in front of it.
+        some = max(size // 8, 2)
+        self._backwards = list(range(size - 1, 0, -max((size - 1) // some, 1)))[:some]
         self._before = ForwardState(network)
-        self._weights = WeightState(network)
-        self.result, self.trace = watch.traced(*call, Trace(random=random_state()))
-        self._expected = (list(leaves(self.result)), self._before.assigned())
-        self._side_effects = [*self._weights.moved(), *self._before.moved()]
-        self._input_kept = _same_bits(call[1:], self._given)
+        weights = weight_digests(network) if first else {}
+        given, plain = _bits(self._given), plain_state(network)
+        kept = None if known is None else known.kept_calls
+        trace = Trace(whole=kept, others=kept is not None, random=random_state())
+        self.result, self.trace = watch.traced(*call, trace)
+        self.moving = False  # whether the prefix alone moves a buffer, as far as is seen
+        self._assigned = self._before.assigned()
+        self._expected: list[Any] = []
+        self._rows: list[int] | None = None
+        self._some: list[Any] = []  # what is expected for these rows
+        self._side_effects = changed(plain, plain_state(network))
+        if first:
+            self._side_effects += changed(weights, weight_digests(network))
+        if _bits(self._given) != given:
+            self._side_effects.append("its own input")
         self._unsteady = self._before.unsteady()
         self._after = ForwardState(network)
         self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
@@ -73,49 +88,43 @@ class Trial:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         interrupted = error is not None and not isinstance(error, Exception)
         if interrupted or not self._side_effects:  # else nothing was tried
-            self._weights.restore()
             (self._before if interrupted else self._after).restore()  # the step never happened
         if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
             # The network's own code got what it does not expect.
             what = f"{type(error).__name__}: {str(error)[:200]}"
             raise CannotCacheError(f"it could not be tried out: {what}") from error
 
-    def boundary(self, opened: frozenset[int], known: Boundary | None) -> Boundary:
-        """Find the outputs that the rest of the network uses, or prove that they are known.
-
-        Args:
-            opened: identities of the open weights.
-            known: the boundary that a training step has shown; ``None`` if this is the first one.
+    def check(self, number: int, opened: frozenset[int], known: Boundary | None = None) -> Boundary:
+        """Make one of the checks; the first finds the boundary, or proves that it is the known one.
 
         Raises:
             CannotCacheError: with the reason why nothing can be kept.
         """
+        known = known or self._known
         if self.trace.recomputed:
             raise CannotCacheError(RECOMPUTED)
         # Other side effects could not be undone after a trial, or would be missing while their
         # layer is skipped.
         if self._side_effects:
             raise CannotCacheError(f"its forward changes {self._side_effects[0]}")
-        if not self._input_kept:
-            raise CannotCacheError("its forward changes its own input")
+        self._expected = self._expected or _bits([self.result, self._assigned])
         prefix = self._prefix(known)
         if known is not None and not known.kept_calls <= set(prefix):
             raise CannotCacheError("another kind of call has another boundary")
         real = {call: self.trace.output(call) for call in prefix}
         self._refuse(real)
-        every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
-        found = self._needed(real, every) if known is None else dict(known.kept)
-        if not found:
-            raise CannotCacheError("the network's output does not depend on its frozen layers")
-        rest = {call: every[call].difference(found.get(call, ())) for call in prefix}
-        # NaN does not show in a comparison; numbers that are large both ways do.
-        fillings = (math.nan, 1e4, -1e4)
-        if any(rest.values()) and not all(self._same(real, rest, fill) for fill in fillings):
-            raise CannotCacheError(
-                "the open layers look at more of the frozen ones than can be kept"
-            )
+        self._every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
+        found = self._needed(real) if known is None else dict(known.kept)
         boundary = known or Boundary(tuple(prefix), tuple(found.items()))
-        self._prove_alone(boundary, opened)
+        if number == 0 and not self._same(real, self._rest(found)):
+            raise CannotCacheError(_MORE)
+        # NaN does not show in a comparison; numbers that are large both ways do.
+        rest = self._rest(found)
+        fillings = (1e4, -1e4) if number == 1 and any(rest.values()) else ()
+        if not all(self._same(real, rest, fill, self._few(real)) for fill in fillings):
+            raise CannotCacheError(_MORE)
+        if number > 1:
+            self._prove_alone(boundary, opened, several=number == 2)
         return boundary
 
     def _prefix(self, known: Boundary | None) -> list[Call]:
@@ -137,7 +146,7 @@ class Trial:
 
     def _refuse(self, real: Mapping[Call, Any]) -> None:
         """Refuse calls that do more than compute tensors from their input."""
-        assigned = self._expected[1]
+        assigned = self._assigned
         for call, output in real.items():
             path, layer = self._watch.closed[call[0]]
             if not all(isinstance(leaf, paddle.Tensor) for leaf in leaves(output)):
@@ -161,116 +170,160 @@ class Trial:
                     if id(tensor) in moving:
                         raise CannotCacheError(f"{path} moves its {name} in each forward")
 
-    def _needed(
-        self, real: Mapping[Call, Any], every: Mapping[Call, frozenset[int]]
-    ) -> dict[Call, tuple[int, ...]]:
+    def _needed(self, real: Mapping[Call, Any]) -> dict[Call, tuple[int, ...]]:
         """The tensors of prefix calls that the rest of the network uses."""
-        last = list(real)[-1]
+        # A few samples show it nearly always, and all of them show whether they did.
+        for rows in (self._few(real), None):
+            found = self._used(real, rows)
+            if found and self._same(real, self._rest(found)):
+                return found
+        raise CannotCacheError(
+            _MORE if found else "the network's output does not depend on its frozen layers"
+        )
+
+    def _used(
+        self, real: Mapping[Call, Any], rows: list[int] | None
+    ) -> dict[Call, tuple[int, ...]]:
+        """The tensors of prefix calls without which these samples get another output."""
+        every, last = self._every, list(real)[-1]
         candidates = {last: every[last]}
-        if not self._same(real, {**every, last: frozenset()}):
-            if not self._same(real, {}):
+        if not self._same(real, {**every, last: frozenset()}, rows=rows):
+            if not self._same(real, {}, rows=rows):
                 raise CannotCacheError("the network's forward does not repeat itself")
             # An inner tensor is used: keep every one that is.
             candidates = {
                 call: holes
                 for call, holes in every.items()
-                if call == last or not self._same(real, {call: holes})
+                if call == last or not self._same(real, {call: holes}, rows=rows)
             }
         found = {
-            call: tuple(i for i in sorted(holes) if not self._same(real, {call: frozenset([i])}))
+            call: tuple(
+                i for i in sorted(holes) if not self._same(real, {call: frozenset([i])}, rows=rows)
+            )
             for call, holes in candidates.items()
         }
         return {call: places for call, places in found.items() if places}
 
+    def _rest(self, found: Mapping[Call, Collection[int]]) -> dict[Call, frozenset[int]]:
+        """The tensors of prefix calls that are not kept."""
+        return {call: holes.difference(found.get(call, ())) for call, holes in self._every.items()}
+
+    def _few(self, real: Mapping[Call, Any]) -> list[int] | None:
+        """The last samples of the batch, backwards, if all outputs have one row per sample."""
+        sides = {tuple(tensor.shape[:1]) for tensor in tensors(list(real.values()))}
+        return self._backwards if sides == {(self._size,)} else None
+
     def _fresh(self) -> tuple[Any, Any]:
         """The arguments of the forward; the network's state becomes that before the call."""
         self._before.restore()
-        args, kwargs = replaced(self._given, lambda _, tensor: tensor.clone())
+        args, kwargs = restructured(self._given)  # the tensors themselves: it leaves them alone
         return args, kwargs
 
     def _same(
-        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float = math.nan
-    ) -> bool:
-        """Whether the network does the same with these tensors filled."""
+        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]],
+        fill: float = math.nan, rows: list[int] | None = None,
+    ) -> bool:  # fmt: skip
+        """Whether the network does the same with these tensors filled, for all samples or some."""
         shown = {call: places for call, places in holes.items() if places}
-        if math.isnan(fill) and shown in self._unseen:
+        if rows is None and math.isnan(fill) and shown in self._unseen:
             return True
+        if rows is not None and rows is not self._rows:
+            self._rows, self._some = rows, self._planned(real, {}, fill, rows)
+        expected = self._expected if rows is None else self._some
+        same = self._planned(real, shown, fill, rows) == expected
+        if same and rows is None and math.isnan(fill):
+            self._unseen.append(shown)
+        return same
+
+    def _planned(
+        self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float,
+        rows: list[int] | None,
+    ) -> list[Any]:  # fmt: skip
+        """What the network does with these tensors filled, bit for bit."""
         inputs = self._fresh()
         plan = {}
         for call, output in real.items():
-            places = shown.get(call, frozenset())
+            places = holes.get(call, frozenset())
             plan[call] = replaced(
-                output,
+                output if rows is None else rows_of(output, rows),
                 lambda index, tensor, places=places: (  # type: ignore[misc]
                     filled_like(tensor, fill) if index in places else tensor.clone()
                 ),
             )
+        if rows is not None:
+            inputs = rows_of(inputs, rows)
         with paddle.no_grad():
             again = self._watch.planned(self._original, *inputs, plan)
-        same = _same_bits((list(leaves(again)), self._before.assigned()), self._expected)
-        if same and math.isnan(fill):
-            self._unseen.append(shown)
-        return same
+        return _bits([again, self._before.assigned()])
 
-    def _prove_alone(self, boundary: Boundary, opened: frozenset[int]) -> None:
+    def _prove_alone(self, boundary: Boundary, opened: frozenset[int], several: bool) -> None:
         """Prove that features depend on the sample alone, and on nothing that is open."""
-        watch, half = self._watch, max(self._size // 2, 1)
+        watch = self._watch
         expected = boundary.features(self.trace, self._size, watch.name)
-        backwards = list(range(half, self._size))[::-1]
+        backwards = self._backwards
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
-        # Comparisons with NaN are always false, so open weights are made large, too.
-        for seed, chosen, fill in (
-            (1, backwards, math.nan),
-            (2, backwards[:1], 1e4),
-            (3, backwards[-1:], -1e4),
-            (4, [0], math.nan),
-        ):
-            args, kwargs = replaced(self._fresh(), partial(_rows, chosen))
+        # Comparisons with NaN are always false, so open weights are made large, too. Whether a
+        # buffer moves is seen only in a number, and with two samples.
+        each = [(1e4, 1e4, backwards[:1]), (-1e4, math.nan, [0])]
+        if several:
+            each = [(math.nan, -1e4, backwards)]
+        for seed, (fill, buffer, chosen) in enumerate(each, 1 if several else 2):
+            args, kwargs = rows_of(self._fresh(), chosen)
             reseed(seed)
             trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
-            with paddle.no_grad(), self._filled_weights(opened, fill):
+            with paddle.no_grad(), self._filled(opened, fill, buffer):
+                filled = _bits(self._unsteady)
                 watch.traced(self._original, args, kwargs, trace)
+                self.moving = self.moving or _bits(self._unsteady) != filled
             again = boundary.features(trace, len(chosen), watch.name)
             for all_rows, part in zip(expected, again):
                 same_shape = part.shape[1:] == all_rows.shape[1:]
-                if not (same_shape and nearly_equal(part.numpy(), all_rows.numpy()[chosen], 1e-3)):
+                rows = array_of(all_rows)[chosen]
+                if not (same_shape and nearly_equal(array_of(part), rows, 1e-3)):
                     raise CannotCacheError(
                         "the frozen layers give a sample something else each time: they depend on "
                         "open layers, on the other samples of the batch, or on random numbers"
                     )
 
     @contextmanager
-    def _filled_weights(self, opened: frozenset[int], value: float) -> Iterator[None]:
-        """Fill all open weights, and buffers that a forward moves, with a value for a while."""
-        there = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
-        there += self._unsteady
+    def _filled(self, opened: frozenset[int], value: float, buffer: float) -> Iterator[None]:
+        """Fill all open weights, and buffers that a forward moves, with these for a while."""
+        weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
+        before = [tensor.clone() for tensor in weights]
+        fills = [(tensor, value) for tensor in weights]
+        fills += [(tensor, buffer) for tensor in self._unsteady]
         try:
-            for tensor in there:
+            for tensor, fill in fills:
                 if tensor.is_floating_point():
-                    tensor.set_value(paddle.full_like(tensor, value))
+                    tensor.set_value(paddle.full_like(tensor, fill))
                 elif tensor.dtype != paddle.bool:  # a counter
                     tensor.set_value(tensor + 7)
             yield
         finally:
+            for tensor, was in zip(weights, before):
+                tensor.set_value(was)
             self._before.restore()
-            self._weights.restore()
 
 
-def _rows(chosen: list[int], _: int, tensor: paddle.Tensor) -> paddle.Tensor:
-    """Some rows of a tensor; ``replaced`` calls it with the last two arguments."""
-    # By way of NumPy: for some dtypes Paddle has no such kernel.
-    rows = paddle.to_tensor(tensor.numpy()[chosen])
-    return rows if rows.dtype == tensor.dtype else rows.view(tensor.dtype)
+def rows_of(value: Any, chosen: Sequence[int]) -> Any:
+    """The same structure with some rows of each tensor."""
+
+    def rows(_: int, tensor: paddle.Tensor) -> paddle.Tensor:
+        # By way of NumPy: for some dtypes Paddle has no such kernel.
+        found = paddle.to_tensor(array_of(tensor)[list(chosen)])
+        return found if found.dtype == tensor.dtype else found.view(tensor.dtype)
+
+    return replaced(value, rows)
 
 
-def _same_bits(one: Any, other: Any) -> bool:
-    ours, theirs = (list(leaves(side)) for side in (one, other))
-    return len(ours) == len(theirs) and all(_bits(a) == _bits(b) for a, b in zip(ours, theirs))
+def _bits(value: Any) -> list[Any]:
+    """What tells whether the values in a structure are bit for bit the same."""
+    return [_bits_of(leaf) for leaf in leaves(value)]
 
 
-def _bits(leaf: Any) -> Any:
+def _bits_of(leaf: Any) -> Any:
     if isinstance(leaf, paddle.Tensor):
-        return (tuple(leaf.shape), leaf.numpy().tobytes())
+        return digest(leaf)
     if isinstance(leaf, np.ndarray):
         return leaf.tobytes()
     if isinstance(leaf, (bool, int, float, str)):

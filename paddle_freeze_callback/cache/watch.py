@@ -1,9 +1,10 @@
 """Seeing, and replacing, the calls of frozen layers within a network's forward.
 
 :class:`ForwardWatch` puts functions of ours in front of the forward of a network and of its closed
-layers, the outermost layers without open weights. A forward can then be *traced*: the outputs of
-all these calls are noted. Or it is *planned*: chosen calls return planned outputs and compute
-nothing.
+layers, those without open weights. Of closed layers inside each other only the outermost that is
+called counts: a T5 encoder may be called without the forward of the T5 around it. A forward can
+then be *traced*: the outputs of these calls are noted. Or it is *planned*: chosen calls return
+planned outputs and compute nothing.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ class Shape:
 class Trace:
     """The calls of closed layers in one forward: what to note, and then what was seen."""
 
-    # The calls whose outputs are noted. Of the others only shapes are, so that their memory is
-    # freed as it would be without us. None for all.
+    # The calls whose outputs are noted; None for all that may belong to a prefix. Of the others
+    # only shapes are, so that their memory is freed as it would be without us.
     whole: frozenset[Call] | None = None
+    others: bool = False  # whether the outputs of others are noted, too, as they will be at the end
     until: frozenset[Call] | None = None  # the forward stops when all of these calls are done
     random: Any = None  # the state of the random generators at its start, if draws are noted
     grad: bool = False  # whether it was made for a backward pass
     calls: list[tuple[Call, Any, bool]] = field(default_factory=list)  # output; needs no gradient
     recomputed: bool = False  # whether the layers were recomputed in the backward pass
     drawn: set[Call] = field(default_factory=set)  # calls that ended after a random draw
+    inside: bool = False  # whether a closed layer is being called
 
     def output(self, call: Call) -> Any:
         """The output of a call; ``None`` if it was not made."""
@@ -62,10 +65,7 @@ class _Enough(BaseException):
 class ForwardWatch:
     """Functions in front of the forward of a network and of its closed layers.
 
-    Args:
-        network: the network.
-        opened: identities of the open weights.
-        outside: called when a closed layer is called outside the forward of the network.
+    ``outside`` is called when a closed layer is called outside the forward of the network.
     """
 
     def __init__(
@@ -95,18 +95,20 @@ class ForwardWatch:
     def begin(self, owner: Any, forward: Callable[..., Any]) -> None:
         """Put the functions in place.
 
-        Args:
-            owner: held weakly; once it is gone the network runs as without us.
-            forward: called instead of the network's own forward, with the owner, the original
-                function, its arguments, and those by name.
+        The network's forward becomes ``forward``, called with the owner, the original function, its
+        arguments, and those by name. Once the owner, held weakly, is gone it runs as without us.
 
         Raises:
             CannotCacheError: if one of them cannot be replaced, or has hooks of the user.
         """
         self.refuse_hooks()
         self._patched.append(_Patch(self._network, owner, forward))
-        for index, (_, layer) in enumerate(self.closed):
-            self._patched.append(_Patch(layer, self, _call_of(index)))
+        for index, (path, layer) in enumerate(self.closed):
+            try:
+                self._patched.append(_Patch(layer, self, _call_of(index)))
+            except CannotCacheError:  # seldom called by anything but the layer around it
+                if not any(path.startswith(f"{outer}.") for outer, _ in self.closed):
+                    raise
 
     def end(self) -> None:
         """Put the forward functions back as they were found."""
@@ -155,24 +157,31 @@ class ForwardWatch:
         """A call of a closed layer."""
         if not self._mode:
             self._outside()
+        trace = self._trace
+        if not self._mode or trace.inside:
             return original(*args, **kwargs)
         nth = self._counts.get(index, 0)
         self._counts[index] = nth + 1
         call = (index, nth)
+        if call in self._plan:
+            return self._plan[call]
+        trace.inside = True
+        try:
+            output = original(*args, **kwargs)
+        finally:
+            trace.inside = False
         if self._mode == "plan":
-            return self._plan[call] if call in self._plan else original(*args, **kwargs)
-        output = original(*args, **kwargs)
-        trace = self._trace
+            return output
         if trace.grad and not paddle.is_grad_enabled():
             trace.recomputed = True
         if trace.random is not None and trace.random != random_state():
             trace.drawn.add(call)
         prefix = all(tensor.stop_gradient for tensor in tensors(output))
-        # A copy of the structure: the network may change the one that it gets.
-        if trace.whole is None:
-            noted = restructured(output)
-        elif call in trace.whole:  # as it is now: the network may change it in place
+        if prefix if trace.whole is None else call in trace.whole:
+            # As it is now: the network may change it in place.
             noted = replaced(output, lambda _, one: one.detach().clone())
+        elif trace.others:
+            noted = restructured(output)
         else:
             noted = replaced(output, lambda _, one: Shape(tuple(one.shape), one.dtype))
         trace.calls.append((call, noted, prefix))
@@ -213,20 +222,13 @@ def _call_of(index: int) -> Callable[..., Any]:
 
 
 def _closed_layers(network: nn.Layer, opened: frozenset[int]) -> list[tuple[str, nn.Layer]]:
-    """The outermost layers of the network that have no open weights, each once."""
+    """The layers below the network that have no open weights, each once, the outer ones first."""
+    never_called = (nn.LayerList, nn.LayerDict, nn.ParameterList)
     found: dict[int, tuple[str, nn.Layer]] = {}
-
-    def visit(path: str, layer: nn.Layer) -> None:
-        for name, child in layer.named_children():
-            below = f"{path}.{name}" if path else name
-            if any(id(tensor) in opened for tensor in child.parameters()):
-                visit(below, child)
-            elif isinstance(child, (nn.LayerList, nn.LayerDict, nn.ParameterList)):
-                visit(below, child)  # these are never called
-            else:
-                found.setdefault(id(child), (below, child))
-
-    visit("", network)
+    for path, layer in layers(network):
+        frozen = not any(id(tensor) in opened for tensor in layer.parameters())
+        if path and frozen and not isinstance(layer, never_called):
+            found.setdefault(id(layer), (path, layer))
     return list(found.values())
 
 

@@ -1,8 +1,8 @@
 """The command ``paddle-freeze``.
 
 ``plan`` prints what a schedule does to a model, or writes it as a YAML file to edit; ``plot``
-draws it; ``check`` tests whether a schedule file fits a model. Models are built from their
-configuration alone, without weights.
+draws it; ``check`` tests whether a schedule file fits a model; ``cache`` shows and removes the
+features on the disk. Models are built from their configuration alone, without weights.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import contextlib
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..cache.folders import default_folder, folders, remove
 from ..installed import versions
 from ..options import reading
 from ..options.flags import FLAGS, PREFIX, Flag
@@ -55,6 +58,7 @@ _EXAMPLES = {
         "my_module:build --stages 4 --yaml freeze.yaml",
     ),
     "plot": ("paddle.vision:resnet50 --strategy cyclic -o schedule.svg",),
+    "cache": ("list", "clear --folder path/to/folder"),
     "check": ("freeze.yaml bert-base-uncased --epochs 10 --steps-per-epoch 200",),
 }
 
@@ -147,7 +151,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         added.set_defaults(command=run)
         if words == "FILE MODEL":
             added.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
-        added.add_argument("model", metavar="MODEL", help="see below")
+        if "MODEL" in words:
+            added.add_argument("model", metavar="MODEL", help="see below")
         return added
 
     plan = command(
@@ -178,6 +183,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             help="a schedule file; flags of the schedule add options that it does not set",
         )  # fmt: skip
     _add_schedule(check, "beside the file", "Options that the file does not set.")
+    cache = command(
+        "cache", "list|clear", _cache, "show or remove the features that disk caches keep"
+    )
+    cache.add_argument(
+        "what", choices=("list", "clear"), help="clear leaves what a living process uses"
+    )
+    cache.add_argument("--folder", type=Path, help="of cache=; by default that of cache=disk")
     for each in (plan, plot, check):
         group = each.add_argument_group("the run")
         group.add_argument(
@@ -282,6 +294,21 @@ def _check(given: argparse.Namespace) -> None:
         except (ValueError, TypeError) as error:
             raise MistakeError(f"{given.file} does not fit {given.model}: {error}") from error
     table.show()
+
+
+def _cache(given: argparse.Namespace) -> None:
+    root = given.folder or default_folder()
+    there = folders(root)
+    for folder in there:
+        gone = given.what == "clear" and remove(folder)
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.used))
+        size = f"{folder.nbytes / 2**20:,.1f} MB"
+        print(
+            f"{folder.path.name}  {size:>12}  last used {used}"
+            + (", in use" if folder.busy else "") + (", removed" if gone else "")
+        )  # fmt: skip
+    total = sum(folder.nbytes for folder in there)
+    print(f"{len(there)} in {root}: {total / 2**20:,.1f} MB")
 
 
 def _schedule(given: argparse.Namespace) -> FreezeSchedule:

@@ -87,6 +87,15 @@ class TrainerHost:
             ),
         )
 
+        every = getattr(args, "logging_steps", 0)
+        by_steps = str(getattr(args.logging_strategy, "value", args.logging_strategy)) == "steps"
+        if by_steps and run.total_steps and every > run.total_steps:
+            _say(
+                logger,
+                f"logging_steps={every} is longer than this run of {run.total_steps} steps: the "
+                f"trainable ratio is never logged; set it to {max(run.total_steps // 10, 1)}",
+            )
+
     # ------------------------------------------------------------ events, as they come
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,14 @@ from ..freezing import optimizer as optimizers
 from ..freezing import rates
 from ..stages.partition import Survey
 from ..stages.weights import Weight, layers
+from ..strategies.base import Strategy
 from ..strategies.run import Progress, Run
+from ..strategies.timed import Gradual
+from ..words import listing
 from .plan import Plan
+
+# A multiplier below this: lr_decay=2.6 over 8 stages, more than was ever meant.
+_HARDLY_MOVES = 1e-3
 
 
 def refuse_misfits(
@@ -94,7 +101,10 @@ def _refuse_sparse(network: nn.Layer) -> None:
 
 
 def doubts(plan: Plan, run: Run) -> list[str]:
-    """What is allowed, but hardly meant: what never opens, what changes nothing or never acts."""
+    """What is allowed, but hardly meant.
+
+    What never opens, what changes nothing or never acts, what opens in a heap, what hardly moves.
+    """
     strategy, names = plan.strategy, plan.schedulable
     late = strategy.never_open(run, names)
     found = [_never_opens(late, run)] if late else []
@@ -106,7 +116,32 @@ def doubts(plan: Plan, run: Run) -> list[str]:
             f"in this run of {total} steps {strategy!r} never acts: "
             f"it would change something at step {first} first"
         )
+    heaps = _heaps(strategy, run, names) if isinstance(strategy, Gradual) else []
+    if heaps:
+        step, heap, times = heaps[0]
+        found.append(
+            f"this run of {total} steps has no room for one stage at a time: at step {step} "
+            f"{listing(heap)} open together. Make it longer, or merge the backbone: stages={times}"
+        )
+    slow = {name: rate for name, rate in plan.multipliers.items() if rate < _HARDLY_MOVES}
+    if slow:
+        name, rate = min(slow.items(), key=lambda entry: entry[1])
+        found.append(
+            f"{len(slow)} of {len(plan.multipliers)} stages hardly train: the learning rate of "
+            f"{name!r} is multiplied by {rate:.3g}. Give a smaller lr_decay, or fewer stages, "
+            "such as stages=4"
+        )
     return found
+
+
+def _heaps(strategy: Strategy, run: Run, names: Sequence[str]) -> list[tuple[int, list[str], int]]:
+    """Steps at which several stages open, which these are, and how many steps open any."""
+    table = strategy.timetable(run, names)
+    changes = [
+        (step, [name for name in names if name in after - before])
+        for (_, before), (step, after) in itertools.pairwise(table)
+    ]
+    return [(step, opened, len(changes)) for step, opened in changes if len(opened) > 1]
 
 
 def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:

@@ -41,6 +41,20 @@ class _Periodic(Strategy):
         index = progress.run.passed(every, progress.step) + 1
         return progress.run.step_of(Moment(every.value * index, every.unit))
 
+    def no_effect(self, run: Run, stages: Sequence[str]) -> list[str]:
+        """Stages whose turn never comes."""
+        periods = run.passed(Moment.of(self.every), run.total_steps - 1) if run.total_steps else 0
+        left = set(stages) if periods else set()
+        for index in range(periods + 1):
+            if not left:
+                return []
+            left -= self._period(index, stages)
+        never = [name for name in stages if name in left]
+        return never and [
+            f"in this run of {run.total_steps} steps {self!r} never opens {listing(never)}: make "
+            "the run longer, every shorter or k larger"
+        ]
+
 
 @dataclass(frozen=True, repr=False)
 class RandomStages(_Periodic):

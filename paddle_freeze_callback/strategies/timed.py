@@ -92,8 +92,9 @@ class Gradual(Timed):
     Source: Howard & Ruder 2018, "Universal Language Model Fine-tuning for Text Classification"
     (ULMFiT), section 3.3, which opens one more layer per epoch (``every=1``).
 
-    By default every stage trains: the last one opens when the last epoch begins. A run of one
-    epoch or less, or one whose data has no length, is cut into equal parts, one per stage.
+    By default every stage trains: the last one opens when the last epoch begins. A run of fewer
+    than three epochs has no room for that, and is cut into equal parts, one per stage; so is one
+    whose data has no length.
 
     ``direction="bottom_up"`` is for shifts at the input (other cameras, other noise) under a head
     that is trained already; a new head would stay random until the end. Source: Lee et al. 2023,
@@ -143,7 +144,7 @@ class Gradual(Timed):
             if start.unit == every.unit:
                 return run.step_of(start.plus(every, index))
             return -int(-(run.steps(start) + index * run.steps(every)) // 1)
-        if run.epochs is not None and run.epochs > 1:
+        if run.epochs is not None and (run.epochs >= 3 or (run.epochs > 1 and not run.total_steps)):
             first = Fraction(1) if self.start is None else self._start_in_epochs(run)
             last = Fraction(-int(-run.epochs // 1) - 1)
             position = first + max(last - first, Fraction(0)) * index / max(count - 1, 1)

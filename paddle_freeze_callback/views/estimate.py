@@ -203,7 +203,7 @@ def _in_training(
     """The network as it trains while these stages are open; afterwards as it was found."""
     network = survey.network
     # Freezing drops waiting gradients.
-    before = (WeightState(network, survey.weights), ForwardState(network))
+    before = (WeightState(survey.weights), ForwardState(network))
     freezer = Freezer(
         survey, plan.stages, plan.openable, alone=plan.alone, frozen_dropout=frozen_dropout
     )

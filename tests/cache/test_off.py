@@ -61,6 +61,13 @@ def test_a_prefix_that_cannot_be_kept_switches_the_cache_off_and_says_why(build,
     assert why in off_reason(build(), batches)
 
 
+def test_a_preview_makes_every_check():
+    schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
+    table = schedule.preview(LooksAtOthers(), total_steps=9, batch=random_batches([6], 1)[0])
+    assert table.cache_bytes == {}
+    assert any("on the other samples of the batch" in note for note in table.notes)
+
+
 def test_inputs_without_a_common_batch_switch_it_off():
     batches = [(one, one[:1]) for one in random_batches([6])]
     assert "have no common first side" in off_reason(Twice(), batches)

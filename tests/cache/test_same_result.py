@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import paddle
 import pytest
 from cached import Losses, Three, Twice, both, random_batches
@@ -150,10 +149,10 @@ def test_fit_has_bitwise_the_same_losses_and_evaluates_from_the_cache_too():
         runs.append((losses.all, values(model.network)))
     assert runs[0][0] == runs[1][0]
     assert not moved(runs[0][1], runs[1][1])
-    # 24 samples in 4 epochs and 8 in 4 evaluations: computed once each, but for the first batch
-    assert schedule.run.cache.hits + schedule.run.cache.misses == 4 * 24 + 4 * 8 - 4
+    # 24 samples in 4 epochs and 8 in 4 evaluations: computed once each
+    assert schedule.run.cache.hits + schedule.run.cache.misses == 4 * 24 + 4 * 8
     assert schedule.run.cache.rows == 24 + 8
-    assert schedule.run.cache.misses <= 24 + 8
+    assert schedule.run.cache.misses == 24 + 8
     assert schedule.run.numbers["cache_hit_rate"] == schedule.run.cache.hit_rate > 0.7
 
 
@@ -171,19 +170,3 @@ def test_a_trainer_has_bitwise_the_same_weights_and_evaluates_from_the_cache_too
     assert runs[0][0] == runs[1][0]
     assert not moved(runs[0][1], runs[1][1])
     assert schedule.run.cache.hits > 50
-
-
-def test_samples_that_come_in_other_batches_give_the_same_losses_within_rounding():
-    results = []
-    for options in ({"frozen_dropout": "eval"}, {"cache": "memory"}):
-        paddle.seed(3)
-        np.random.seed(3)
-        losses = Losses()
-        schedule = FreezeSchedule(strategy=HeadOnly(), **options)
-        model_for(conv_net()).fit(
-            Images(), batch_size=5, epochs=6, shuffle=True, verbose=0, callbacks=[schedule, losses]
-        )
-        results.append(losses.all)
-    np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
-    assert schedule.run.cache.rows == 24
-    assert schedule.run.cache.hits > 100

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from cached import Three, by_hand, random_batches
+from cached import Three, by_hand, kept, put, random_batches
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import conv_net
@@ -35,7 +35,7 @@ def test_features_on_disk_outlive_the_run_and_are_never_served_to_other_weights(
     assert statistics.rows == 16
     second, statistics, lines = disk_run(tmp_path)
     assert second == plain
-    assert statistics.misses == 0 or statistics.misses <= 4  # the proof after the start
+    assert statistics.misses == 8  # how the network runs, and the proof
     assert any("16 samples are there" in line for line in lines)
     other = conv_net()
     with paddle.no_grad():
@@ -43,7 +43,7 @@ def test_features_on_disk_outlive_the_run_and_are_never_served_to_other_weights(
     _, statistics, lines = disk_run(tmp_path, other)
     assert any("0 samples are there" in line for line in lines)
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert kinds == {".npy"}
+    assert kinds == {".npy", ""}  # an empty file tells others that the folder is in use
     for path in tmp_path.rglob("*.npy"):
         np.load(path, allow_pickle=False)
 
@@ -97,10 +97,10 @@ def test_a_file_that_is_cut_short_or_altered_is_noticed_and_recorded_anew(tmp_pa
     file.unlink() if after is None else file.write_bytes(after)
     again, statistics, _ = disk_run(tmp_path)
     assert again == plain
-    assert statistics.misses > 4
+    assert statistics.misses > 8
     third, statistics, _ = disk_run(tmp_path)
     assert third == plain
-    assert statistics.misses <= 4
+    assert statistics.misses == 8
 
 
 def test_the_same_weights_under_other_options_or_code_are_other_features(tmp_path):
@@ -151,7 +151,7 @@ def test_a_disk_that_is_full_stops_filling_and_nothing_worse(tmp_path, monkeypat
     assert statistics.rows == 8
     assert statistics.hits > 0
     assert sum(line.startswith("cache full: 8 samples in") for line in lines) == 1
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["in-use"]
 
 
 def test_a_disk_that_is_full_when_the_run_ends_is_reported(tmp_path, monkeypatch):
@@ -176,28 +176,6 @@ def test_two_stores_share_a_folder(tmp_path):
     ]  # fmt: skip
 
 
-def row(key, length=3):
-    return np.full([length], key, "float32")
-
-
-def name(key):
-    return f"{key:016}".encode()
-
-
-def put(store, keys, length=3):
-    store.put([name(key) for key in keys], (np.stack([row(key, length) for key in keys]),))
-
-
-def kept(store, keys, length=3):
-    """Which of these keys are there; all rows are right."""
-    found = {}
-    for key, one in zip(keys, store.get([name(key) for key in keys])):
-        if one is not None:
-            assert one[0].tolist() == row(key, length).tolist()
-            found[key] = one
-    return list(found)
-
-
 def test_rows_that_wait_are_served_and_written_with_the_last_of_the_store(tmp_path):
     store = DiskStore(tmp_path, 10**6)
     put(store, range(3))
@@ -218,7 +196,7 @@ def test_a_segment_holds_rows_of_one_form_and_is_one_file(tmp_path, monkeypatch)
     put(store, range(10, 12), length=5)
     assert len(list(tmp_path.iterdir())) == 2
     put(store, range(20, 26))
-    assert [file.name.partition(".")[2] for file in tmp_path.iterdir()] == ["rows2.npy"] * 3
+    assert [file.name.partition(".")[2] for file in tmp_path.iterdir()] == ["rows3.npy"] * 3
     assert kept(store, range(20, 26)) == list(range(20, 26))
     assert kept(store, range(10, 12), length=5) == [10, 11]
 
@@ -238,7 +216,8 @@ def test_what_others_wrote_counts_for_the_limit(tmp_path):
     one.flush()
     two = DiskStore(tmp_path, 100)
     put(two, range(6, 12))
-    assert (len(two), two.nbytes, two.full) == (8, 96, True)
+    assert (len(two), two.nbytes, two.full) == (6, 72, True)
+    put(DiskStore(tmp_path, 100), range(6, 8))
     assert kept(DiskStore(tmp_path, 100), range(12)) == list(range(8))
 
 
@@ -340,7 +319,7 @@ def test_a_file_that_may_not_grow_makes_the_store_full_and_does_not_end_the_proc
                     "print(store.full, len(few), len(many), len(store))")  # fmt: skip
     assert child.communicate()[0].splitlines()[-1] == "True 10 990 1000"
     assert child.returncode == 0
-    assert [file.name.partition(".")[2] for file in tmp_path.iterdir()] == ["rows2.npy"]
+    assert [file.name.partition(".")[2] for file in tmp_path.iterdir()] == ["rows3.npy"]
     assert kept(DiskStore(tmp_path, 10**9), range(1000)) == list(range(10))
 
 
@@ -393,5 +372,5 @@ def test_a_run_writes_what_it_keeps_when_it_saves_and_when_a_stage_opens(tmp_pat
                 freezing.save(tmp_path / "run")
             freezing.step()
             seen.append(there())
-    # the first batch shows how the network runs, the second is the first that is kept
-    assert seen == [[], [0], [0], [12], [12], [20], [20]]
+    # the second batch shows where the boundary is, and then the first is kept, too
+    assert seen == [[], [0], [0], [16], [16], [24], [24]]

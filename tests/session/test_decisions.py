@@ -60,7 +60,12 @@ def for_hapi(strategy):
     return strategy
 
 
-@pytest.mark.parametrize("strategy", [*TIMED, *DECIDED], ids=lambda one: repr(one)[:50])
+def named(one: object) -> str:
+    """The same in every process, unlike the repr of a function."""
+    return getattr(one, "__name__", repr(one))[:50]
+
+
+@pytest.mark.parametrize("strategy", [*TIMED, *DECIDED], ids=named)
 def test_every_strategy_works_through_fit_and_holds_what_is_frozen(strategy):
     """``verify`` compares checksums of all that is frozen at each transition."""
     network = conv_net()
@@ -72,7 +77,7 @@ def test_every_strategy_works_through_fit_and_holds_what_is_frozen(strategy):
     assert not any(tensor.stop_gradient for tensor in network.fc.parameters())
 
 
-@pytest.mark.parametrize("strategy", [*TIMED, *DECIDED], ids=lambda one: repr(one)[:50])
+@pytest.mark.parametrize("strategy", [*TIMED, *DECIDED], ids=named)
 def test_every_strategy_works_through_a_trainer_and_is_recorded(tmp_path, strategy):
     schedule = FreezeSchedule(strategy=strategy, verify=True)
     trainer = trainer_for(
@@ -538,7 +543,7 @@ def resumed_fit(tmp_path, strategy, stop):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
-@pytest.mark.parametrize("strategy", [*TIMED, *DECIDED], ids=lambda one: repr(one)[:50])
+@pytest.mark.parametrize("strategy", [*TIMED, *DECIDED], ids=named)
 def test_fit_continues_from_its_own_checkpoint_as_if_it_had_not_stopped(tmp_path, strategy, stop):
     """Saved by ``fit(save_dir=...)`` before it evaluates, in the middle of ramps and phases."""
     (whole, weights), _, (rest, resumed) = resumed_fit(tmp_path, for_hapi(strategy), stop)

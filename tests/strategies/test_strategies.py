@@ -60,9 +60,16 @@ GOLDEN = [
         },
     ),
     (
-        Gradual(),  # two epochs: the last begins when the first ends
-        Run.of(epochs=2, steps_per_epoch=10),
-        {0: "head", 10: "head layer4 layer3 layer2 layer1 stem"},
+        Gradual(),  # two epochs have no room for "until the last begins": equal parts
+        Run.of(epochs=2, steps_per_epoch=9),
+        {
+            0: "head",
+            3: "head layer4",
+            6: "head layer4 layer3",
+            9: "head layer4 layer3 layer2",
+            12: "head layer4 layer3 layer2 layer1",
+            15: "head layer4 layer3 layer2 layer1 stem",
+        },
     ),
     (
         Gradual(),  # a single epoch is cut into equal parts
@@ -643,9 +650,9 @@ def test_gradual_only_ever_opens_from_the_top_down(strategy, run, stages):
 @given(runs, stage_lists)
 def test_by_default_every_stage_opens_no_later_than_the_last_epoch_begins(run, stages):
     last_epoch = run.total_steps - run.steps_per_epoch
-    at = last_epoch if run.epochs > 1 else run.total_steps - (run.total_steps > len(stages))
+    at = last_epoch if run.epochs >= 3 else run.total_steps - (run.total_steps > len(stages))
     assert Gradual().open_stages(Progress(at, run), stages) == stages
-    if run.epochs > 1:
+    if run.epochs >= 3:
         first = Progress(run.steps_per_epoch - 1, run)
         assert Gradual().open_stages(first, stages) == ("head",)
 
