@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--train_reviews", type=int, default=1000, help="labelled, to train on")
     parser.add_argument("--test_reviews", type=int, default=1000, help="held out")
     parser.add_argument("--max_length", type=int, default=48, help="tokens kept of a review")
-    parser.add_argument("--pretrain_steps", type=int, default=1500, help="of the small ERNIE")
+    parser.add_argument("--pretrain_steps", type=int, default=1200, help="of the small ERNIE")
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--learning_rate", type=float, help="default: 1e-3, with --model 2e-4")
     parser.add_argument("--seed", type=int, default=42)
