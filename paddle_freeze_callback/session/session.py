@@ -42,8 +42,8 @@ from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
-from .preflight import doubts, refuse_misfits, refuse_optimizer
-from .record import BEST_FILE, Record, file_at
+from .preflight import doubts, refuse_misfits, refuse_optimizer, refuse_split
+from .record import Record, best_file, file_at
 from .timeline import Timeline
 from .transition import Transition, numbers
 
@@ -92,20 +92,22 @@ class Freezing:
         self._plan = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
+        split = refuse_split(survey, cached=cache is not None)
+        self._split = bool(split)
+        self._best_file = best_file(parallel.rank() if split else None)
         for doubt in doubts(self._plan, run):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
         self.history: list[Transition] = []
         self.metrics: dict[str, list[tuple[int, float]]] = {}
         self._optimizer = optimizer
-        self._innermost = optimizers.innermost(optimizer)
         self._verify = verify
         self._restore = restore
         self._say = say
         self._schedule = schedule
         self._undo: list[Callable[[], object]] = []
         self._numbers: dict[str, float] | None = None
-        self._rate: float | None = None
+        self._rates: list[float] = []
         self._free = free_optimizer_state
         self._freed: set[str] = set()
         self._seen: dict[str, Any] = {}
@@ -157,6 +159,8 @@ class Freezing:
             if record is not None and checkpoint is not None:
                 self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
+            if split:
+                say(split)
             self._look()
             norms = self._plan.norms
             scheduled = (*self._plan.schedulable, *norms.always, *norms.never, REST)
@@ -234,13 +238,15 @@ class Freezing:
         self.check_flags(self._step)
         if self._cache is not None:
             self._cache.flush()
-        if parallel.rank() != 0:
-            return
-        if self._best:
-            self._best.save(file_at(place, BEST_FILE))
-        else:
-            file_at(place, BEST_FILE).unlink(missing_ok=True)
-        Record(self._step, self._schedule, self._open, self._timeline.decisions).save(place)
+        rank = parallel.rank()
+        if rank == 0 or self._split:
+            file = file_at(place, self._best_file)
+            if self._best:
+                self._best.save(file)
+            else:
+                file.unlink(missing_ok=True)
+        if rank == 0:
+            self.record.save(place)
 
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
@@ -381,13 +387,26 @@ class Freezing:
     @property
     def learning_rates(self) -> dict[str, float]:
         """The effective learning rate of each open stage, now."""
-        current = rates.current(self._innermost)
-        return {name: current * self._multipliers.effective(name) for name in self._open}
+        return {
+            name: rates.current(optimizers.training(self._optimizer, self._freezer.members(name)))
+            * self._multipliers.effective(name)
+            for name in self._open
+        }
 
     @property
     def steps_done(self) -> int:
         """Optimizer steps done."""
         return self._step
+
+    @property
+    def length(self) -> Run:
+        """How long the run is, with the epochs that were seen to begin."""
+        return self._timeline.run
+
+    @property
+    def record(self) -> Record:
+        """What travels with a checkpoint, as of now."""
+        return Record(self._step, self._schedule, self._open, self._timeline.decisions)
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -407,11 +426,12 @@ class Freezing:
         ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
         at every step.
         """
-        rate = None if self._plan.learning_rates.neutral else rates.current(self._innermost)
-        if self._numbers is None or rate != self._rate:
-            effective = {} if rate is None else self.learning_rates
+        neutral = self._plan.learning_rates.neutral
+        now = [] if neutral else [rates.current(one) for one in optimizers.each(self._optimizer)]
+        if self._numbers is None or now != self._rates:
+            effective = {} if neutral else self.learning_rates
             self._numbers = numbers(self.history[-1], len(self._open), effective)
-            self._rate = rate
+            self._rates = now
         if self._cache is not None:
             self._numbers["cache_hit_rate"] = self._cache.statistics.hit_rate
         return self._numbers
@@ -570,7 +590,7 @@ class Freezing:
         pending = changes and record.open_stages == before
         steps = (step, step - 1) if pending else () if changes else (step,)
         needed = any(self._timeline.best_step(one) is not None for one in steps)
-        file = file_at(checkpoint, BEST_FILE)
+        file = file_at(checkpoint, self._best_file)
         if not file.exists() and needed:
             raise ValueError(
                 f"restore_best: the best weights so far are in {file}, which is missing; resume "

@@ -12,9 +12,11 @@ import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import paddle
 from paddle import nn
+from paddle.distributed import fleet
 
 # Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors.
 _STATISTIC_PARAMETERS = (("_mean", "_variance"), ("weight_u", "weight_v"))
@@ -41,19 +43,21 @@ class Weight:
     Attributes:
         name: the first name that leads to it, the one ``named_parameters`` lists.
         names: every name that leads to it, ``name`` first; more than one if it is tied.
-        tensor: the parameter itself.
+        tensor: the parameter itself, or this process's part of it.
+        group: the processes among which it is split; ``None`` where each has all of it.
         kinds: the classes of all layers around it, by name, and ``"bias"`` if it is one.
     """
 
     name: str
     names: tuple[str, ...]
     tensor: paddle.Tensor
-    kinds: frozenset[str]
+    group: Any = None
+    kinds: frozenset[str] = frozenset()
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
-        size = 1
+        """Number of elements, those that other processes hold included."""
+        size = self.group.nranks if self.group else 1
         for side in self.tensor.shape:
             size *= side
         return size
@@ -75,6 +79,22 @@ def own_parameters(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     ['bias', 'weight']
     """
     return {name: one for name, one in layer._parameters.items() if one is not None}
+
+
+def split_among(layer: nn.Layer, tensor: paddle.Tensor) -> Any:
+    """The processes among which a weight of this layer is split; ``None`` if it is not.
+
+    >>> split_among(layer := paddle.nn.Linear(2, 2), layer.weight)
+    """
+    if not getattr(tensor, "is_distributed", False):
+        return None
+    group = getattr(layer, "model_parallel_group", None)
+    if group is None:  # a library's own layer; without fleet, nothing is split
+        try:
+            group = fleet.get_hybrid_communicate_group().get_model_parallel_group()
+        except (AssertionError, AttributeError):
+            return None
+    return group if group.nranks > 1 else None
 
 
 def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -158,7 +178,7 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
             "freezing needs dynamic mode: in a static graph what is frozen is fixed when the graph "
             "is built. Call paddle.disable_static() before building the network"
         )
-    found: dict[int, tuple[paddle.Tensor, list[str], set[str]]] = {}
+    found: dict[int, tuple[nn.Layer, paddle.Tensor, list[str], set[str]]] = {}
     for path, line in _walk("", (network,)):
         layer = line[-1]
         around = frozenset().union(*(_classes(one.__class__) for one in line))
@@ -166,12 +186,12 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
         for own, tensor in own_parameters(layer).items():
             if own not in statistics:
                 name = f"{path}.{own}" if path else own
-                _, names, kinds = found.setdefault(id(tensor), (tensor, [], set()))
-                names.append(name)
-                kinds |= around | ({BIAS} if _BIAS.fullmatch(own) else set())
+                entry = found.setdefault(id(tensor), (layer, tensor, [], set()))
+                entry[2].append(name)
+                entry[3].update(around, {BIAS} if _BIAS.fullmatch(own) else ())
     return tuple(
-        Weight(names[0], tuple(names), tensor, frozenset(kinds))
-        for tensor, names, kinds in found.values()
+        Weight(names[0], tuple(names), tensor, split_among(layer, tensor), frozenset(kinds))
+        for layer, tensor, names, kinds in found.values()
     )
 
 
