@@ -438,7 +438,7 @@ class FreezeSchedule:
         with self._naming_source():
             refuse(
                 network, self._options.stages, self._strategy, self._manners["learning_rates"],
-                run, trained_by, self._manners["untouched"],
+                run, trained_by, self._manners["untouched"], self._manners["train_norm"],
             )  # fmt: skip
         return Follower(
             self._begin, network, trained_by, run,

@@ -10,6 +10,7 @@ from paddle import nn
 
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates
+from ..options.norms import TrainNorm
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
 from ..stages.weights import Weight, layers
@@ -29,6 +30,7 @@ def refuse(
     run: Run,
     optimizer: Any,
     untouched: Selector | None,
+    train_norm: TrainNorm,
 ) -> None:
     """Refuse now what the start of a run would refuse, which comes later.
 
@@ -36,7 +38,7 @@ def refuse(
         ValueError, TypeError: as :func:`refuse_misfits` and :func:`refuse_optimizer`.
     """
     survey = Survey(network)
-    fitted = plan(survey, stages, strategy, learning_rates, untouched)
+    fitted = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
     refuse_misfits(fitted, survey, run)
     refuse_optimizer(fitted, survey, run, optimizer)
 

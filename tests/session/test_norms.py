@@ -130,6 +130,22 @@ def test_a_norm_without_weights_beside_what_is_untouched_is_left_alone():
     assert names == HEAD | {"conv.weight", "conv.bias", "bare._mean", "bare._variance"}
 
 
+def test_a_followed_optimizer_does_the_same_and_refuses_at_once():
+    network, before = conv_net(), values(conv_net())
+    optimizer = paddle.optimizer.Adam(0.01, parameters=network.parameters())
+    with pytest.raises(ValueError, match="train_norm='never' and the stage"):
+        FreezeSchedule(train_norm="never", stages=["fc", "block1.1"]).follow(
+            network, optimizer, total_steps=4
+        )
+    schedule = FreezeSchedule(train_norm="always", strategy="head_only", verify=True)
+    with schedule.follow(network, optimizer, total_steps=4):
+        for _ in range(4):
+            network(paddle.to_tensor(Images()[0][0][None])).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+    assert moved(before, values(network)) == HEAD | NORMS | STATISTICS
+
+
 def test_a_norm_keeps_the_rate_of_its_stage():
     table = FreezeSchedule(lr_decay=2, train_norm="always").preview(conv_net(), total_steps=8)
     rates = [(stage.name, stage.multiplier) for stage in table.stages if "norms" in stage.name]
