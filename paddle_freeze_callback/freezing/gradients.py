@@ -2,7 +2,8 @@
 
 ``paddle.Model`` has no event between the backward pass and the optimizer's step, so hooks on the
 parameters read the gradients. Under gradient accumulation each call of a hook sees one more
-micro-batch; the last call counts.
+micro-batch; the last call counts. Of weights that are split among processes, each process sees
+its part, and the parts are added up at the end.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ class GradientSample:
         self._members = members
         self._squares: dict[str, float] = {}
         # Now, as the optimizer moves the weights before the result is read.
-        self._norms = {
-            stage: math.sqrt(sum(_square(weight.tensor) for weight in group))
-            for stage, group in members.items()
+        self._own = {
+            weight.name: _square(weight.tensor) for group in members.values() for weight in group
         }
         self._handles = [
             weight.tensor.register_hook(self._watch(weight))
@@ -53,10 +53,12 @@ class GradientSample:
     def finish(self) -> dict[str, float]:
         """Norm of the gradient / norm of the weights, by stage; 0 where none arrived."""
         self.cancel()
+        weights = [weight for group in self._members.values() for weight in group]
+        gradients, norms = _added_up(weights, self._squares), _added_up(weights, self._own)
         return {
             stage: _ratio(
-                math.sqrt(sum(self._squares.get(weight.name, 0.0) for weight in group)),
-                self._norms[stage],
+                math.sqrt(sum(gradients[weight.name] for weight in group)),
+                math.sqrt(sum(norms[weight.name] for weight in group)),
             )
             for stage, group in self._members.items()
         }
@@ -66,6 +68,17 @@ class GradientSample:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _added_up(weights: Sequence[Weight], squares: Mapping[str, float]) -> dict[str, float]:
+    """The number of each weight, over all processes among which it is split."""
+    found = {weight.name: squares.get(weight.name, 0.0) for weight in weights}
+    for group in {id(weight.group): weight.group for weight in weights if weight.group}.values():
+        names = [weight.name for weight in weights if weight.group is group]
+        parts = paddle.to_tensor([found[name] for name in names], dtype="float64")
+        paddle.distributed.all_reduce(parts, group=group)
+        found.update(zip(names, parts.tolist()))
+    return found
 
 
 def _ratio(gradient: float, weight: float) -> float:

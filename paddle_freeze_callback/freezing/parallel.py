@@ -46,7 +46,7 @@ def prepare(network: nn.Layer, will_open: Sequence[Weight]) -> None:
         return
     trainable = {id(tensor) for tensor in network.parameters() if not tensor.stop_gradient}
     wanted = frozenset(trainable | {id(weight.tensor) for weight in will_open})
-    for wrapper in _wrappers(network):
+    for wrapper in wrapped(network):
         if wanted <= _built.get(wrapper, frozenset()):
             continue
         closed = [weight.tensor for weight in will_open if weight.tensor.stop_gradient]
@@ -64,7 +64,7 @@ def prepare(network: nn.Layer, will_open: Sequence[Weight]) -> None:
                 tensor.stop_gradient = True
 
 
-def _wrappers(network: nn.Layer) -> list[paddle.DataParallel]:
+def wrapped(network: nn.Layer) -> list[paddle.DataParallel]:
     """The data-parallel wrappers around a network; loops hand their callbacks only the inside."""
     if isinstance(network, paddle.DataParallel):
         return [network]

@@ -209,10 +209,9 @@ def _record_in(folder: str | None) -> tuple[Record | None, str]:
         return None, str(error)
 
 
-# As PaddleNLP calls them, and as PaddleFormers does.
+# As PaddleNLP calls them, and as PaddleFormers does, whose Trainer cannot split a network on CPUs.
 _DEGREES = (
     "pipeline_parallel_degree",
-    "tensor_parallel_degree",
     "sep_parallel_degree",
     "context_parallel_degree",
     "expert_parallel_degree",
@@ -237,6 +236,12 @@ def _refuse_unsupported(args: Any) -> None:
         for name in _DEGREES
         if (getattr(args, name, 1) or 1) > 1
     ]
+    if (getattr(args, "tensor_parallel_degree", 1) or 1) > 1:
+        refused += [
+            f"{name}={getattr(args, name)!r}: not shown to be right with a schedule"
+            for name in ("sequence_parallel", "tensor_parallel_config")
+            if getattr(args, name, None)
+        ]
     split = getattr(args, "split_param", False) or "split_param" in str(
         getattr(args, "sharding_parallel_config", "")
     )

@@ -9,7 +9,7 @@ from typing import Any
 from paddle import nn
 
 from ..freezing import optimizer as optimizers
-from ..freezing import rates
+from ..freezing import parallel, rates
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
 from ..stages.weights import Weight, layers
@@ -94,6 +94,53 @@ def refuse_misfits(
     plan.learning_rates.check(run)
     if strategy.measures:
         _refuse_sparse(survey.network)
+
+
+def refuse_split(survey: Survey, *, cached: bool) -> str:
+    """Refuse what was not shown to be right where weights are split among processes.
+
+    Returns:
+        What to say if some are; empty if none is.
+
+    Raises:
+        ValueError: naming what does not go together.
+    """
+    split = [weight for weight in survey.weights if weight.group]
+    if not split:
+        return ""
+    name, ranks = split[0].name, split[0].group.nranks
+    refused = [
+        f"{weight.name}, which is marked for sequence parallel"
+        for weight in survey.weights
+        if getattr(weight.tensor, "sequence_parallel", False)
+    ]
+    refused += [
+        f"{path} with mp_async_allreduce"
+        for path, layer in layers(survey.network)
+        if getattr(layer, "mp_async_allreduce", False)
+    ]
+    if ranks < parallel.world_size():
+        refused.append(
+            f"{name}, which is split among {ranks} of {parallel.world_size()} processes; all must "
+            "share it, without data parallel or sharding beside"
+        )
+    if refused:
+        raise ValueError(
+            f"FreezeSchedule does not work with {refused[0]}: not shown to be right under "
+            "tensor parallel"
+        )
+    if cached:
+        raise ValueError(
+            f"cache: {name} is split among {ranks} processes, and each would wait for the others "
+            "whenever they find less in their cache than it does; leave cache off"
+        )
+    if parallel.wrapped(survey.network):
+        raise ValueError(
+            f"{name} is split among {ranks} processes, and paddle.DataParallel, which paddle.Model "
+            "uses too, has overwritten every part with that of rank 0; build the network anew and "
+            "wrap it with fleet.distributed_model"
+        )
+    return f"tensor parallel, {ranks} processes: shown to equal one process on CPUs only"
 
 
 def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> list[Weight]:

@@ -21,6 +21,11 @@ _FORMAT = 1
 _ADVICE = "resume from another checkpoint"
 
 
+def best_file(rank: int | None) -> str:
+    """The best weights of all processes, or of one that holds its own part of them."""
+    return BEST_FILE if rank is None else f"freeze_schedule_best.rank{rank}.npz"
+
+
 def file_at(place: str | os.PathLike[str], name: str) -> Path:
     """Where a file of a schedule lies: in a checkpoint's folder, or beside it.
 

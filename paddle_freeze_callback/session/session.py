@@ -41,8 +41,8 @@ from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
-from .preflight import doubts, refuse_misfits, refuse_optimizer
-from .record import BEST_FILE, Record, file_at
+from .preflight import doubts, refuse_misfits, refuse_optimizer, refuse_split
+from .record import Record, best_file, file_at
 from .timeline import Timeline
 from .transition import Transition, numbers
 
@@ -90,6 +90,9 @@ class Freezing:
         self._plan = plan(survey, stages, strategy, learning_rates, untouched)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
+        split = refuse_split(survey, cached=cache is not None)
+        self._split = bool(split)
+        self._best_file = best_file(parallel.rank() if split else None)
         for doubt in doubts(self._plan, run):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
@@ -153,6 +156,8 @@ class Freezing:
             if record is not None and checkpoint is not None:
                 self._load_best(record, checkpoint, before)
             parallel.prepare(network, will_open)
+            if split:
+                say(split)
             self._look()
             left = [s for s in self.stages if s.name not in (*self._plan.schedulable, REST)]
             alone = [s.name for s in left if self._plan.alone.issuperset(s.parameters)]
@@ -228,13 +233,15 @@ class Freezing:
         self.check_flags(self._step)
         if self._cache is not None:
             self._cache.flush()
-        if parallel.rank() != 0:
-            return
-        if self._best:
-            self._best.save(file_at(place, BEST_FILE))
-        else:
-            file_at(place, BEST_FILE).unlink(missing_ok=True)
-        self.record.save(place)
+        rank = parallel.rank()
+        if rank == 0 or self._split:
+            file = file_at(place, self._best_file)
+            if self._best:
+                self._best.save(file)
+            else:
+                file.unlink(missing_ok=True)
+        if rank == 0:
+            self.record.save(place)
 
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
@@ -578,7 +585,7 @@ class Freezing:
         pending = changes and record.open_stages == before
         steps = (step, step - 1) if pending else () if changes else (step,)
         needed = any(self._timeline.best_step(one) is not None for one in steps)
-        file = file_at(checkpoint, BEST_FILE)
+        file = file_at(checkpoint, self._best_file)
         if not file.exists() and needed:
             raise ValueError(
                 f"restore_best: the best weights so far are in {file}, which is missing; resume "

@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.nn.layer.rnn import RNNBase
 
 from .families import INPUT
-from .weights import own_parameters, running_statistics
+from .weights import own_parameters, running_statistics, split_among
 
 _NUMBERED = re.compile(r"(?P<stem>.*?)(?P<number>\d+)[a-z]?")
 
@@ -119,7 +119,10 @@ def series_in(part: Part) -> Iterator[Part]:
 
 def size_of(parts: Sequence[Part]) -> int:
     return sum(
-        p.size for part in parts for one in part.walk() for p in own_parameters(one.layer).values()
+        p.size * (group.nranks if (group := split_among(one.layer, p)) else 1)
+        for part in parts
+        for one in part.walk()
+        for p in own_parameters(one.layer).values()
     )
 
 

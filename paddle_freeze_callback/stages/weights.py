@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import paddle
 from paddle import nn
+from paddle.distributed import fleet
 
 # Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors.
 _STATISTIC_PARAMETERS = (("_mean", "_variance"), ("weight_u", "weight_v"))
@@ -34,17 +36,19 @@ class Weight:
     Attributes:
         name: the first name that leads to it, the one ``named_parameters`` lists.
         names: every name that leads to it, ``name`` first; more than one if it is tied.
-        tensor: the parameter itself.
+        tensor: the parameter itself, or this process's part of it.
+        group: the processes among which it is split; ``None`` where each has all of it.
     """
 
     name: str
     names: tuple[str, ...]
     tensor: paddle.Tensor
+    group: Any = None
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
-        size = 1
+        """Number of elements, those that other processes hold included."""
+        size = self.group.nranks if self.group else 1
         for side in self.tensor.shape:
             size *= side
         return size
@@ -66,6 +70,22 @@ def own_parameters(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     ['bias', 'weight']
     """
     return {name: one for name, one in layer._parameters.items() if one is not None}
+
+
+def split_among(layer: nn.Layer, tensor: paddle.Tensor) -> Any:
+    """The processes among which a weight of this layer is split; ``None`` if it is not.
+
+    >>> split_among(layer := paddle.nn.Linear(2, 2), layer.weight)
+    """
+    if not getattr(tensor, "is_distributed", False):
+        return None
+    group = getattr(layer, "model_parallel_group", None)
+    if group is None:  # a library's own layer; without fleet, nothing is split
+        try:
+            group = fleet.get_hybrid_communicate_group().get_model_parallel_group()
+        except (AssertionError, AttributeError):
+            return None
+    return group if group.nranks > 1 else None
 
 
 def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
@@ -144,14 +164,17 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
             "freezing needs dynamic mode: in a static graph what is frozen is fixed when the graph "
             "is built. Call paddle.disable_static() before building the network"
         )
-    found: dict[int, tuple[paddle.Tensor, list[str]]] = {}
+    found: dict[int, tuple[nn.Layer, paddle.Tensor, list[str]]] = {}
     for path, layer in layers(network):
         statistics = {**running_statistics(layer), **measured(layer)}
         for own, tensor in own_parameters(layer).items():
             if own not in statistics:
                 name = f"{path}.{own}" if path else own
-                found.setdefault(id(tensor), (tensor, []))[1].append(name)
-    return tuple(Weight(names[0], tuple(names), tensor) for tensor, names in found.values())
+                found.setdefault(id(tensor), (layer, tensor, []))[2].append(name)
+    return tuple(
+        Weight(names[0], tuple(names), tensor, split_among(layer, tensor))
+        for layer, tensor, names in found.values()
+    )
 
 
 def trainable_ratio(network: nn.Layer) -> float:

@@ -205,6 +205,7 @@ class ByGradient(Strategy):
     Automatically Freezing Model Blocks to Accelerate Fine-tuning" (freezing by gradient norms).
 
     In data-parallel training the gradients of rank 0's share of the batch decide for all.
+    Of weights that are split among processes all parts count.
     ``schedule.as_explicit()`` gives the decisions as a schedule to replay.
 
     >>> seen = ((10, {"gradients": {"head": 0.5, "top": 0.2, "bottom": 0.01}}),)

@@ -582,9 +582,21 @@ ROWS = {
         lambda: _refuse_unsupported(SimpleNamespace(pipeline_parallel_degree=2)),
         "pipeline_parallel_degree=2: not shown to be right with a schedule",
     ),
-    "tensor parallel": (
-        lambda: _refuse_unsupported(SimpleNamespace(tensor_parallel_degree=4)),
-        "tensor_parallel_degree=4: not shown",
+    "tensor parallel of PaddleFormers": (
+        lambda: _refuse_unsupported(SimpleNamespace(tensor_model_parallel_size=4)),
+        "tensor_model_parallel_size=4: not shown",
+    ),
+    "tensor parallel with options": (
+        lambda: _refuse_unsupported(
+            SimpleNamespace(tensor_parallel_degree=2, tensor_parallel_config="sync_grad")
+        ),
+        "tensor_parallel_config='sync_grad': not shown",
+    ),
+    "sequence parallel": (
+        lambda: _refuse_unsupported(
+            SimpleNamespace(tensor_parallel_degree=2, sequence_parallel=True)
+        ),
+        "sequence_parallel=True: not shown",
     ),
 }  # fmt: skip
 
