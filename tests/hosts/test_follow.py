@@ -194,13 +194,27 @@ def test_two_optimizers_of_one_network_count_once_and_have_rates_of_their_own():
     assert network.block2[0].weight.name in kept
 
 
-def test_the_steps_of_an_optimizer_that_calls_another_count_once():
+class OwnMinimize(paddle.optimizer.SGD):
+    """``minimize`` by way of ``step``, as optimizers outside Paddle have it."""
+
+    def minimize(self, loss, *rest, **named):
+        loss.backward()
+        self.step()
+
+
+def test_steps_that_an_optimizer_makes_inside_another_call_count_once():
     network = conv_net()
     inner = momentum(network)
     outer = paddle.incubate.LookAhead(inner, alpha=0.5, k=2)
     schedule = FreezeSchedule(unfreeze_at={0: "*"})
     with schedule.follow(network, [outer, inner], total_steps=STEPS) as following:
         train(network, outer)
+    assert following.steps_done == STEPS
+    own = OwnMinimize(0.1, parameters=network.parameters())
+    with schedule.follow(network, own, total_steps=STEPS) as following:
+        for step in range(STEPS):
+            own.minimize(loss_of(network, step))
+            own.clear_grad()
     assert following.steps_done == STEPS
 
 
