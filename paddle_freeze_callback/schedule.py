@@ -7,19 +7,22 @@ other events: :mod:`paddle_freeze_callback.hosts`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paddle import nn
 
 from .cache.options import CacheOptions
 from .checks import documented
-from .hosts import HapiHost, TrainerHost, announce, expect_checkpoint
+from .hosts import Follower, HapiHost, TrainerHost, announce, expect_checkpoint
 from .options import reading
 from .options.flags import PREFIX
 from .options.options import Options, described, taking
+from .session.ownership import release
+from .session.preflight import refuse
 from .session.record import Record, record_named
 from .session.transition import Transition
 from .strategies.base import Strategy
@@ -37,7 +40,8 @@ class FreezeSchedule:
     """Freezes the backbone at the start and unfreezes its stages on a schedule.
 
     Pass it to ``paddle.Model.fit(callbacks=[...])`` or to ``Trainer(callbacks=[...])`` of
-    PaddleNLP or PaddleFormers; for a hand-written loop see :meth:`attach`. At the end of
+    PaddleNLP or PaddleFormers; for a hand-written loop see :meth:`attach`, for
+    somebody else's :meth:`follow`. At the end of
     training the network is left as it was found. One object may serve several runs, one after
     another; each starts afresh.
 
@@ -311,7 +315,7 @@ class FreezeSchedule:
 
         Args:
             network: the network.
-            optimizer: its optimizer, built with all parameters.
+            optimizer: its optimizer, built with all parameters, or a list of those that train it.
             epochs: how long the run is, in epochs; need not be whole. Of this and the next two
                 give any two, or ``total_steps`` alone.
             steps_per_epoch: optimizer steps in an epoch.
@@ -339,6 +343,90 @@ class FreezeSchedule:
         >>> [(change.step, change.opened) for change in freezing.history]
         [(0, ('head',)), (2, ('0',))]
         """
+        run = _whole_run(epochs, steps_per_epoch, total_steps)
+        step, record = self._done_before(step, run, "attach")
+        return self._begin(
+            network,
+            list(optimizer) if isinstance(optimizer, tuple) else optimizer,
+            run,
+            step=step,
+            say=_sayer(say),
+            record=record,
+            checkpoint=self._options.resume_from,
+            lacking="what schedule.run.save() wrote; name it with resume_from=",
+        )
+
+    def follow(
+        self,
+        network: nn.Layer,
+        optimizer: Any,
+        *,
+        epochs: float | None = None,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+        step: int | None = None,
+        say: Callable[[str], object] | None = None,
+    ) -> Follower:
+        """Start the schedule in somebody else's training loop, one that takes no callback.
+
+        The optimizer's own ``step()`` and ``minimize()`` drive the run, whoever calls them. The
+        network is frozen at its first forward in training mode: what the loop loads before that
+        counts. A file ``....freeze_schedule.json`` is written beside each file in which the loop
+        saves the optimizer's state with ``paddle.save``; when the loop loads that state again, the
+        run goes on where it was.
+
+        Args:
+            network: the network; wrapping it in ``DataParallel`` later is fine.
+            optimizer: its optimizer, built with all parameters, or a list of those that train it;
+                the steps of the first count.
+            epochs: how long the run is, in epochs. With ``steps_per_epoch`` it need not be whole;
+                alone, each new iteration of the ``DataLoader`` that trains is an epoch.
+            steps_per_epoch: optimizer steps in an epoch.
+            total_steps: optimizer steps in the run.
+            step: optimizer steps already done, when a run is continued from a checkpoint that was
+                saved without a schedule.
+            say: where lines about transitions go; by default to the logger
+                ``paddle_freeze_callback``, at level INFO.
+
+        Returns:
+            A context manager. The run ends with its ``with`` block, with its ``close()``, or with
+            the optimizer.
+
+        Raises:
+            ValueError, TypeError: if the schedule does not fit the network, optimizer or run.
+
+        >>> import paddle
+        >>> net = paddle.nn.Sequential(paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 1))
+        >>> optimizer = paddle.optimizer.SGD(0.1, parameters=net.parameters())
+        >>> def train():
+        ...     for batch in paddle.ones([4, 1, 2]):
+        ...         net(batch).sum().backward()
+        ...         optimizer.step()
+        ...         optimizer.clear_grad()
+        >>> schedule = FreezeSchedule(every="2 steps")
+        >>> with schedule.follow(net, optimizer, total_steps=4):
+        ...     train()
+        >>> [(change.step, change.opened) for change in schedule.history]
+        [(0, ('head',)), (2, ('0',))]
+        """
+        run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        done, record = self._done_before(step or 0, run, "follow")
+        several = isinstance(optimizer, (list, tuple))
+        trained_by = list(optimizer) if several else [optimizer]
+        release(network)  # a run that nobody ended
+        with self._naming_source():
+            refuse(
+                network, self._options.stages, self._strategy, self._manners["learning_rates"],
+                run, trained_by, self._manners["untouched"],
+            )  # fmt: skip
+        return Follower(
+            self._begin, network, trained_by, run,
+            step=None if step is None and record is None else done,
+            say=_sayer(say), record=record, checkpoint=self._options.resume_from,
+        )  # fmt: skip
+
+    def _done_before(self, step: int, run: Run, method: str) -> tuple[int, Record | None]:
+        """Optimizer steps done before, and what was recorded then, if anything was."""
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise ValueError(f"step={step!r} must be the number of optimizer steps done")
         record = record_named(self._options.resume_from)
@@ -349,27 +437,14 @@ class FreezeSchedule:
                     f"saved after {record.step} steps; drop step="
                 )
             step = record.step
-        run = _whole_run(epochs, steps_per_epoch, total_steps)
-        assert run.total_steps is not None
-        if step >= run.total_steps:
+        if run.total_steps is not None and step >= run.total_steps:
             raise ValueError(f"step={step}: the run of {run.total_steps} steps is over then")
         if self._options.resume_at is not None:
             raise ValueError(
                 f"resume_at={self._options.resume_at!r} is for paddle.Model.fit; "
-                "give attach() step="
+                f"give {method}() step="
             )
-        if say is not None and not callable(say):
-            raise TypeError(f"say={say!r} must be a function that takes a line")
-        return self._begin(
-            network,
-            optimizer,
-            run,
-            step=step,
-            say=say or logging.getLogger("paddle_freeze_callback").info,
-            record=record,
-            checkpoint=self._options.resume_from,
-            lacking="what schedule.run.save() wrote; name it with resume_from=",
-        )
+        return step, record
 
     def _begin(
         self,
@@ -395,7 +470,7 @@ class FreezeSchedule:
         """
         if "run" in vars(self):
             self.run.give_up()
-        try:
+        with self._naming_source():
             if step and record is None:
                 _go_on_without_record(self._strategy, lacking)
             self.run = FreezeRun(
@@ -410,11 +485,17 @@ class FreezeSchedule:
                 **host,
                 **self._manners,
             )
+        return self.run
+
+    @contextlib.contextmanager
+    def _naming_source(self) -> Iterator[None]:
+        """Errors name the file or flags that the schedule was read from."""
+        try:
+            yield
         except (TypeError, ValueError) as error:
             if not self._source:
                 raise
             raise type(error)(f"{self._source}: {error}") from None
-        return self.run
 
     # ------------------------------------------------------------ events
 
@@ -463,7 +544,8 @@ class FreezeSchedule:
         def __getattr__(self, name: str) -> Any:
             if name == "run":
                 raise AttributeError(
-                    "there is no run yet: train first, with paddle.Model.fit, a Trainer or attach()"
+                    "there is no run yet: train first, with paddle.Model.fit, a Trainer, attach() "
+                    "or follow()"
                 )
             if not name.startswith("on_"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -495,6 +577,12 @@ class FreezeSchedule:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, or a pickled schedule, has the same options and no run."""
         return _rebuilt, (type(self), self._options.given())
+
+
+def _sayer(say: Callable[[str], object] | None) -> Callable[[str], object]:
+    if say is not None and not callable(say):
+        raise TypeError(f"say={say!r} must be a function that takes a line")
+    return say or logging.getLogger("paddle_freeze_callback").info
 
 
 def _whole_run(epochs: float | None, steps_per_epoch: int | None, total_steps: int | None) -> Run:

@@ -178,7 +178,7 @@ OF_OURS: dict[str, set[str]] = {
     "_record": {"hosts/hapi.py"},
     "_source": {"schedule.py"},
     "_step": {"session/session.py"},
-    "_strategy": {"cli/written.py"},
+    "_strategy": {"cli/run.py", "cli/written.py"},
     "_timeline": {"session/session.py"},
 }
 
@@ -221,6 +221,7 @@ def test_a_planted_private_name_is_found():
 
 # Where all objects of the process, or the frames of callers, may be looked through.
 SEARCHES = {
+    "cli/guest.py": {"gc"},
     "freezing/freezer.py": {"gc"},
     "freezing/parallel.py": {"gc"},
     "hosts/trainer.py": {"_getframe"},

@@ -2,7 +2,8 @@
 
 ``plan`` prints what a schedule does to a model, or writes it as a YAML file to edit; ``plot``
 draws it; ``check`` tests whether a schedule file fits a model; ``cache`` shows and removes the
-features on the disk. Models are built from their configuration alone, without weights.
+features on the disk. For the first three, models are built from their configuration alone, without
+weights. ``run`` runs a training script under a schedule.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 import warnings
@@ -24,6 +26,7 @@ from ..options import reading
 from ..options.flags import FLAGS, PREFIX, Flag
 from ..schedule import FreezeSchedule
 from ..version import VERSION
+from . import run
 from .mistake import MistakeError, near_file
 from .models import load_batch, load_model, with_values
 from .written import written_out
@@ -71,17 +74,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
         prog: what the program is called in help and errors.
 
     Returns:
-        The exit status: 0, or 1 after a mistake, which is one line on the standard error.
+        The exit status: 0, or 1 after a mistake, which is one line on the standard error; of
+        ``run`` that of the script.
 
     Raises:
         SystemExit: with status 2 for a wrong command line, with 0 after ``--help``.
     """
-    given = _parser(prog).parse_args(_dashed(sys.argv[1:] if argv is None else argv))
+    words, script = list(sys.argv[1:] if argv is None else argv), list[str]()
+    if words[:1] == ["run"]:
+        words, script = run.split(words)
+    given = _parser(prog).parse_args(_dashed(words), argparse.Namespace(script=script))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name may have letters that the terminal lacks
             stream.reconfigure(errors="replace")
+    status = 0
     try:
-        given.command(given)
+        status = given.command(given) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has closed it, as head does
         with contextlib.suppress(OSError, ValueError):
@@ -89,7 +97,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "paddle-freeze") -> int:
     except (MistakeError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"{prog}: error: {_told(error)}", file=sys.stderr)
         return 1
-    return 0
+    if status < 0:  # a script that a signal ended
+        with contextlib.suppress(OSError):  # some cannot be caught anyway
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return status
 
 
 def _told(error: Exception) -> str:
@@ -142,13 +154,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         title="commands (each has its own --help)", metavar="COMMAND", required=True
     )
 
-    def command(name: str, words: str, run: Callable[[argparse.Namespace], None], help: str) -> Any:
+    def command(name: str, words: str, act: Callable[[argparse.Namespace], None], help: str) -> Any:
         """A command with its positional words, in which FILE is a schedule file."""
         added = commands.add_parser(
             name, help=help, description=f"{help[0].upper()}{help[1:]}.",
             usage=f"{prog} {name} {words} [options]", **formatted(name),
         )  # fmt: skip
-        added.set_defaults(command=run)
+        added.set_defaults(command=act)
         if words == "FILE MODEL":
             added.add_argument("file", metavar="FILE", help="a .yaml, .yml or .json file")
         if "MODEL" in words:
@@ -176,6 +188,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="what the model is called with: a tensor, tuple or dictionary. The first step is "
         "tried, with random weights, and its contradictions are listed under the table",
     )  # fmt: skip
+    run.add(commands, prog, _epochs, _whole)
     for each in (plan, plot):
         _add_schedule(each, "the schedule", _DEFAULT)
         each.add_argument(

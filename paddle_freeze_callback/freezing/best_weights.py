@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from .optimizer import innermost
+from .optimizer import each
 
 
 class BestWeights:
@@ -27,7 +27,7 @@ class BestWeights:
 
     def __init__(self, network: nn.Layer, optimizer: Any) -> None:
         self._network = network
-        self._optimizer = innermost(optimizer)
+        self._optimizers = each(optimizer)
         self._copies: dict[str, paddle.Tensor] = {}
 
     def take(self, frozen: Collection[str]) -> None:
@@ -91,7 +91,9 @@ class BestWeights:
     def _tensors(self) -> dict[str, paddle.Tensor]:
         """The tensors that may move, by name: the network's state, and master weights behind it."""
         state = self._network.state_dict()
-        masters = getattr(self._optimizer, "_master_weights", None) or {}
+        masters: dict[str, paddle.Tensor] = {}
+        for optimizer in self._optimizers:
+            masters |= getattr(optimizer, "_master_weights", None) or {}
         behind = {
             f"{name} (master)": masters[tensor.name]
             for name, tensor in state.items()

@@ -8,12 +8,43 @@ late trains exactly as with a fresh optimizer.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import paddle
 
 from ..stages.weights import Weight
+
+
+def each(optimizer: Any) -> list[Any]:
+    """The optimizers inside all wrappers: one, or those of a list that train one network."""
+    return [innermost(one) for one in (optimizer if isinstance(optimizer, list) else [optimizer])]
+
+
+def training(optimizer: Any, weights: Collection[Weight]) -> Any:
+    """The optimizer that these weights train with; of several, that of the first weight."""
+    several = optimizer if isinstance(optimizer, list) else []
+    first = [id(weight.tensor) for weight in weights][:1]
+    found = [one for one in several if first and first[0] in parameter_ids(one)]
+    return innermost(found[0]) if found else each(optimizer)[0]
+
+
+def awaits_state(optimizer: Any) -> bool:
+    """Whether a state was loaded that no step has used yet."""
+    return bool(getattr(innermost(optimizer), "_accumulators_holder", None))
+
+
+def step_one_by_one(optimizer: Any) -> bool:
+    """Have an optimizer that caches its list of parameters not do so; whether it did.
+
+    Before its first step that changes neither weights nor the names of its state.
+    """
+    inner = innermost(optimizer)
+    cached = bool(getattr(inner, "_use_multi_tensor", False))
+    if cached:
+        inner._use_multi_tensor = False
+    return cached
 
 
 def innermost(optimizer: Any) -> Any:
@@ -31,6 +62,8 @@ def parameter_ids(optimizer: Any) -> set[int]:
 
 
 def _parameters(optimizer: Any) -> list[paddle.Tensor]:
+    if isinstance(optimizer, list):
+        return [tensor for one in optimizer for tensor in _parameters(one)]
     inner = innermost(optimizer)
     # These lists have no public reader. A sharding optimizer hands its own rank's share to the
     # optimizer inside and keeps the whole list; with groups the list holds the groups, as given.
@@ -49,7 +82,8 @@ def check(
     """Refuse, before the first step, an optimizer under which the schedule would go wrong.
 
     Args:
-        optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped.
+        optimizer: a ``paddle.optimizer.Optimizer``, maybe wrapped, or a list of those that
+            train one network.
         will_open: the weights that the schedule opens at some time.
         opens_late: gives the name of a stage that opens after the first step, if one does.
 
@@ -57,7 +91,20 @@ def check(
         ValueError: if the optimizer lacks some of them, or notes at its first step what trains.
         TypeError: if it is no optimizer of Paddle.
     """
-    inner = innermost(optimizer)
+    for inner in each(optimizer):
+        _check_kind(inner, opens_late)
+    known = parameter_ids(optimizer)
+    missing = [weight.name for weight in will_open if id(weight.tensor) not in known]
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        raise ValueError(
+            f"the optimizer was not given {len(missing)} parameters that the schedule will open: "
+            f"{shown}. Build it with parameters=network.parameters(), before anything is frozen; "
+            "frozen parameters cost it nothing"
+        )
+
+
+def _check_kind(inner: Any, opens_late: Callable[[], str | None]) -> None:
     if not isinstance(inner, paddle.optimizer.Optimizer):
         raise TypeError(f"{type(inner).__name__} is no paddle optimizer")
     if getattr(inner, "_use_multi_tensor", False):
@@ -72,15 +119,6 @@ def check(
             f"that open later, here {late!r}: it would pull them towards zero. Give the schedule "
             "and the training loop the optimizer inside it (lookahead.inner_optimizer), or have "
             "everything open from step 0"
-        )
-    known = parameter_ids(optimizer)
-    missing = [weight.name for weight in will_open if id(weight.tensor) not in known]
-    if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
-        raise ValueError(
-            f"the optimizer was not given {len(missing)} parameters that the schedule will open: "
-            f"{shown}. Build it with parameters=network.parameters(), before anything is frozen; "
-            "frozen parameters cost it nothing"
         )
 
 
@@ -99,6 +137,11 @@ def settle(optimizer: Any, trained_before: Collection[Weight]) -> None:
     Raises:
         ValueError: if the loaded state belongs to a network whose parameters have other names.
     """
+    if isinstance(optimizer, list):
+        for one in optimizer:
+            own = parameter_ids(one)
+            settle(one, [weight for weight in trained_before if id(weight.tensor) in own])
+        return
     inner = innermost(optimizer)
     # Where Paddle keeps loaded state until it is asked for; there is no public access.
     holder = getattr(inner, "_accumulators_holder", None)
@@ -126,8 +169,7 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
 
     They get fresh ones from :func:`renew` when they open.
     """
-    inner = innermost(optimizer)
-    for weight in frozen:
+    for inner, weight in itertools.product(each(optimizer), list(frozen)):
         name = weight.tensor.name
         master = inner._master_weights.pop(name, None)
         for per_parameter in inner._accumulators.values():
@@ -141,7 +183,13 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
 
 def renew(optimizer: Any, opened: Iterable[Weight]) -> None:
     """Create the moments of parameters that open again."""
-    _create_state(innermost(optimizer), [weight.tensor for weight in opened])
+    tensors = [weight.tensor for weight in opened]
+    if not isinstance(optimizer, list):
+        _create_state(innermost(optimizer), tensors)
+        return
+    for one in optimizer:
+        own = parameter_ids(one)
+        _create_state(innermost(one), [tensor for tensor in tensors if id(tensor) in own])
 
 
 def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:

@@ -7,7 +7,8 @@ what the run reports. Every host is handed ``begin``, which starts a run, and kn
 
 from __future__ import annotations
 
+from .follow import Follower
 from .hapi import HapiHost, announce
 from .trainer import TrainerHost, expect_checkpoint
 
-__all__ = ["HapiHost", "TrainerHost", "announce", "expect_checkpoint"]
+__all__ = ["Follower", "HapiHost", "TrainerHost", "announce", "expect_checkpoint"]

@@ -10,13 +10,36 @@ from paddle import nn
 
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates
-from ..stages.partition import Survey
+from ..stages.partition import Stages, Survey
+from ..stages.selectors import Selector
 from ..stages.weights import Weight, layers
 from ..strategies.base import Strategy
+from ..strategies.rates import LearningRates
 from ..strategies.run import Progress, Run
 from ..strategies.timed import Gradual
 from ..words import listing
-from .plan import Plan
+from .plan import Plan, plan
+
+
+def refuse(
+    network: nn.Layer,
+    stages: Stages,
+    strategy: Strategy,
+    learning_rates: LearningRates,
+    run: Run,
+    optimizer: Any,
+    untouched: Selector | None,
+) -> None:
+    """Refuse now what the start of a run would refuse, which comes later.
+
+    Raises:
+        ValueError, TypeError: as :func:`refuse_misfits` and :func:`refuse_optimizer`.
+    """
+    survey = Survey(network)
+    fitted = plan(survey, stages, strategy, learning_rates, untouched)
+    refuse_misfits(fitted, survey, run)
+    refuse_optimizer(fitted, survey, run, optimizer)
+
 
 # A multiplier below this: lr_decay=2.6 over 8 stages, more than was ever meant.
 _HARDLY_MOVES = 1e-3
@@ -133,7 +156,8 @@ def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> li
     will_open = plan.will_open(survey, run)
     optimizers.check(optimizer, will_open, lambda: plan.opens_late(run))
     if not plan.learning_rates.neutral:
-        rates.check_optimizer(optimizers.innermost(optimizer))
+        for one in optimizers.each(optimizer):
+            rates.check_optimizer(one)
     return will_open
 
 

@@ -99,14 +99,13 @@ class Freezing:
         self.history: list[Transition] = []
         self.metrics: dict[str, list[tuple[int, float]]] = {}
         self._optimizer = optimizer
-        self._innermost = optimizers.innermost(optimizer)
         self._verify = verify
         self._restore = restore
         self._say = say
         self._schedule = schedule
         self._undo: list[Callable[[], object]] = []
         self._numbers: dict[str, float] | None = None
-        self._rate: float | None = None
+        self._rates: list[float] = []
         self._free = free_optimizer_state
         self._freed: set[str] = set()
         self._seen: dict[str, Any] = {}
@@ -242,8 +241,7 @@ class Freezing:
             else:
                 file.unlink(missing_ok=True)
         if rank == 0:
-            record = (self._step, self._schedule, self._open, self._timeline.decisions)
-            Record(*record).save(place)
+            self.record.save(place)
 
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
@@ -384,13 +382,26 @@ class Freezing:
     @property
     def learning_rates(self) -> dict[str, float]:
         """The effective learning rate of each open stage, now."""
-        current = rates.current(self._innermost)
-        return {name: current * self._multipliers.effective(name) for name in self._open}
+        return {
+            name: rates.current(optimizers.training(self._optimizer, self._freezer.members(name)))
+            * self._multipliers.effective(name)
+            for name in self._open
+        }
 
     @property
     def steps_done(self) -> int:
         """Optimizer steps done."""
         return self._step
+
+    @property
+    def length(self) -> Run:
+        """How long the run is, with the epochs that were seen to begin."""
+        return self._timeline.run
+
+    @property
+    def record(self) -> Record:
+        """What travels with a checkpoint, as of now."""
+        return Record(self._step, self._schedule, self._open, self._timeline.decisions)
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -410,11 +421,12 @@ class Freezing:
         ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
         at every step.
         """
-        rate = None if self._plan.learning_rates.neutral else rates.current(self._innermost)
-        if self._numbers is None or rate != self._rate:
-            effective = {} if rate is None else self.learning_rates
+        neutral = self._plan.learning_rates.neutral
+        now = [] if neutral else [rates.current(one) for one in optimizers.each(self._optimizer)]
+        if self._numbers is None or now != self._rates:
+            effective = {} if neutral else self.learning_rates
             self._numbers = numbers(self.history[-1], len(self._open), effective)
-            self._rate = rate
+            self._rates = now
         if self._cache is not None:
             self._numbers["cache_hit_rate"] = self._cache.statistics.hit_rate
         return self._numbers

@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: every Python below ``paddle-freeze run`` reads it as it starts."""
