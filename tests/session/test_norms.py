@@ -100,7 +100,7 @@ class OwnNorm(nn.Layer):
         ({"BatchNorm": "never", "*": "always"}, {"layer.weight", "layer.bias", "own.scale"}),
         ("never", set()),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(sorted(value)) if isinstance(value, set) else str(value),
 )  # fmt: skip
 def test_kinds_are_told_apart_and_a_norm_without_weights_goes_with_its_kind(norms, expected):
     network = Mixed()
