@@ -78,9 +78,10 @@ class Conflicts:
         if name in self.opened:
             return "somebody else opened it (see the warning), so the optimizer moved it"
         return (
-            "its stop_gradient is as the schedule set it, so most likely not the optimizer, but a "
-            "loaded checkpoint, an averaging callback, or a layer that updates itself in its "
-            "forward; untouched= leaves alone what is moved by hand"
+            "its stop_gradient is as the schedule set it, so what moved it is a loaded checkpoint, "
+            "an averaging callback, a layer that updates itself in its forward, or the optimizer "
+            "while somebody had it open for a step and put that back; untouched= leaves alone what "
+            "is moved by hand"
         )
 
     def _text(self, names: Sequence[str], frozen: bool, step: int) -> str:

@@ -93,16 +93,17 @@ def plan(
         ValueError: if stages or selectors do not fit the network, or ``untouched`` not them.
     """
     selectors: list[Selector] = list(stages) if isinstance(stages, (list, tuple)) else []
+    opening = selectors
     by_opening = isinstance(strategy, Explicit) and stages == "auto"
     if isinstance(strategy, Explicit) and stages == "auto":
-        selectors = strategy.selectors()
+        selectors, opening = strategy.selectors(), strategy.selectors(["unfreeze"])
         parts = partition_by(survey, selectors, _rated_parts(survey, learning_rates))
         strategy = strategy.with_stages(lambda one: stages_with(parts, survey.select(one)))
     else:
         parts = partition(survey, stages)
         all_names = [stage.name for stage in parts if stage.name != REST]
         strategy = strategy.with_stages(lambda one: stage_names(survey, parts, one), all_names)
-    openable = _openable(survey, selectors)
+    openable = _openable(survey, opening)
     alone = frozenset(twins(survey.weights, openable))
     if untouched is not None:
         alone |= apart(survey, untouched, parts if selectors else ())

@@ -220,7 +220,7 @@ class Freezing:
         progress = self._timeline.progress(self._step, values)
         self._decide(strategy.decide(progress, self._plan.schedulable))
         if self._best is not None and self._timeline.best_step(self._step) == self._step:
-            self._best.take(self._freezer.frozen())
+            self._best.take(self._freezer.frozen() | self._not_ours())
         self._next = self._due = self._step
         if step is None:
             self._look()
@@ -578,6 +578,14 @@ class Freezing:
         if self._sample is not None and self._step > self._sample.began:
             measured, self._sample = self._sample.finish(), None
             self._decide(self._plan.strategy.decide_from_gradients(measured))
+
+    def _not_ours(self) -> set[str]:
+        """What is left alone, with the statistics beside it, by its names in the state."""
+        alone = self._plan.alone
+        places = {name.rpartition(".")[0] for name in alone}
+        weights = {weight.name for weight in self._freezer.weights}
+        state = set(self._freezer.network.state_dict()) - weights if alone else set()
+        return {*alone, *(name for name in state if name.rpartition(".")[0] in places)}
 
     def _load_best(
         self, record: Record, checkpoint: str | os.PathLike[str], before: tuple[str, ...]

@@ -63,9 +63,10 @@ class Explicit(Timed):
                     )
         object.__setattr__(self, "unfreeze_at", dict(self.unfreeze_at))  # nobody else's
 
-    def selectors(self) -> list[Any]:
-        """Every selector, in the order of the mapping."""
-        return [selector for _, changes in self._changes() for _, selector in changes]
+    def selectors(self, verbs: Sequence[str] = ("unfreeze", "freeze")) -> list[Any]:
+        """Every selector after one of these verbs, in the order of the mapping."""
+        found = [change for _, changes in self._changes() for change in changes]
+        return [selector for verb, selector in found if verb in verbs]
 
     def with_stages(self, names_of: NamesOf, stages: Sequence[str] = ()) -> Explicit:
         return Explicit(

@@ -9,7 +9,7 @@ from networks import Images, model_for, moved, values
 from paddle import nn
 from trainers import InOrder, TrainerCallback, trainer_for
 
-from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback import FreezeSchedule, OnPlateau
 from paddle_freeze_callback.session.alone import twins
 from paddle_freeze_callback.stages.partition import Survey
 from paddle_freeze_callback.stages.weights import weights
@@ -260,3 +260,47 @@ def test_statistics_that_are_the_users_go_on_moving_beside_a_cache():
         results.append(values(network))
     assert not moved(*results)
     assert run.cache.off == ("norms moves its _mean in each forward",)
+
+
+def test_the_best_weights_of_a_plateau_bring_nothing_back_into_what_is_left_alone():
+    network = Distilled()
+    optimizer = paddle.optimizer.SGD(0.01, parameters=network.parameters())
+    schedule = FreezeSchedule(
+        strategy=OnPlateau("acc", patience=1, restore_best=True),
+        stages=["head", "student"],
+        untouched="teacher",
+    )
+    images = paddle.rand([4, 1, 4, 4])
+    with schedule.attach(network, optimizer, epochs=4, steps_per_epoch=1) as run:
+        for epoch in range(4):
+            network(images).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            for tensor in network.teacher.state_dict().values():
+                tensor.set_value(paddle.full(tensor.shape, float(epoch)))
+            run.step()
+            run.evaluated({"acc": 0.9 - 0.1 * epoch})
+            found = {float(one.max()) for one in network.teacher.state_dict().values()}
+            assert found == {float(epoch)}
+    assert len(run.history) == 2  # it opened the student, and loaded the best head before
+
+
+@pytest.mark.parametrize(
+    "unfreeze_at", [{0: "*", 1: {"freeze": "2"}}, {0: {"unfreeze": "*", "freeze": "2"}, 1: "*"}]
+)
+@pytest.mark.filterwarnings("ignore:unfreeze_at")
+def test_a_name_under_freeze_opens_nothing_that_the_user_froze(unfreeze_at):
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    for tensor in network[2].parameters():
+        tensor.stop_gradient = True
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    before = values(network)
+    with FreezeSchedule(unfreeze_at=unfreeze_at).attach(
+        network, optimizer, epochs=2, steps_per_epoch=1
+    ) as run:
+        for _ in range(2):
+            network(paddle.rand([3, 2])).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            run.step()
+    assert moved(before, values(network)) == {"0.weight", "0.bias", "1.weight", "1.bias"}
