@@ -33,6 +33,12 @@ WHOLE: tuple[str, ...] = ()
 # Contract, events, resume, several processes, the zoo: what the Makefile calls COMPAT.
 _MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 COMPAT = tuple(_MAKEFILE.partition("\nCOMPAT := ")[2].partition("\n")[0].split())
+# All that can run without a Trainer.
+WINGS = (
+    *(f"tests/{wing}" for wing in ("cache", "cli", "freezing", "hosts", "options", "session")),
+    *("tests/stages", "tests/strategies", "tests/views", "tests/test_generated.py"),
+    "paddle_freeze_callback",
+)
 # fit, resume and loops of one's own.
 LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
 
@@ -56,15 +62,15 @@ ROWS = (
     Row("3.3.1", "3.11", "nlp"),
     Row("3.3.1", "3.11", "nlp3", COMPAT),
     Row("3.3.1", "3.11", "formers", COMPAT),
-    Row("3.3.1", "3.10"),
-    Row("3.3.1", "3.12"),
-    Row("3.3.1", "3.13"),
+    Row("3.3.1", "3.10", tests=WINGS),
+    Row("3.3.1", "3.12", tests=WINGS),
+    Row("3.3.1", "3.13", tests=WINGS),
     Row("3.2.2", "3.11", "nlp"),
     Row("3.1.1", "3.11", "nlp"),
     Row("3.0.0", "3.11", "nlp"),
-    Row("3.2.2", "3.10"),
-    Row("3.1.1", "3.12"),
-    Row("3.0.0", "3.13"),
+    Row("3.2.2", "3.10", tests=WINGS),
+    Row("3.1.1", "3.12", tests=WINGS),
+    Row("3.0.0", "3.13", tests=WINGS),
     Row("2.6.2", "3.10", "", LOOPS, ("numpy<2",)),
     Row("2.6.2", "3.10", "nlp", LOOPS, ("numpy<2",)),
 )
@@ -148,8 +154,18 @@ TRAINERS = {
     "formers": "PaddleFormers 1.2.0",
 }
 SCOPES = {
-    "": {"whole": "all", "compat": "contract, resume, several processes, zoo", "loops": "loops"},
-    ".zh-CN": {"whole": "全部", "compat": "约定、续训、多进程、模型库", "loops": "训练循环"},
+    "": {
+        "whole": "all",
+        "wings": "all that need no Trainer",
+        "compat": "contract, resume, several processes, zoo",
+        "loops": "loops",
+    },
+    ".zh-CN": {
+        "whole": "全部",
+        "wings": "不需要 Trainer 的全部",
+        "compat": "约定、续训、多进程、模型库",
+        "loops": "训练循环",
+    },
 }
 
 
@@ -157,7 +173,7 @@ def table(language: str) -> str:
     """The rows that ran, as a table."""
     results = load()
     lines = [HEADS[language], "|" + " --- |" * 8]
-    names = {(): "whole", COMPAT: "compat", LOOPS: "loops"}
+    names = {(): "whole", WINGS: "wings", COMPAT: "compat", LOOPS: "loops"}
     for row in ROWS:
         one = results.get(row.name, {})
         if "passed" in one:

@@ -168,7 +168,9 @@ def test_the_sdist_holds_all_tests(built):
 def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "v")], check=True)
-    paths = sysconfig.get_paths("venv", vars={"base": str(tmp_path / "v")})
+    scheme = "nt" if os.name == "nt" else "posix_prefix"
+    base = {"base": str(tmp_path / "v"), "platbase": str(tmp_path / "v")}
+    paths = sysconfig.get_paths(scheme, vars=base)
     site = Path(paths["purelib"])
     (site / "paddle").mkdir()
     (site / "paddle" / "__init__.py").write_text("__version__ = '3.3.1'\n", encoding="utf-8")
