@@ -7,14 +7,11 @@ global norm of the gradients would each show a gradient that should not be there
 
 from __future__ import annotations
 
-import pickle
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import paddle
+import processes
 import pytest
 from networks import Images, moved, values
 from paddle import nn
@@ -448,20 +445,11 @@ def test_a_cached_prefix_with_an_rnn_changes_nothing():
 
 
 def test_two_processes_equal_each_other_and_one(tmp_path):
-    program = str(Path(__file__).parent.parent / "programs" / "kernels.py")
     ends = []
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         folder.mkdir()
-        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
-        launch = [*launch, "--log_dir", str(folder / "logs")] if ranks > 1 else []
-        done = subprocess.run(
-            [sys.executable, *launch, program, str(folder)],
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        files = [folder / f"rank{rank}.pickle" for rank in range(ranks)]
-        assert all(file.exists() for file in files), done.stdout[-3000:] + done.stderr[-2000:]
-        ends += [pickle.loads(file.read_bytes()) for file in files]
+        ends += processes.run("kernels.py", str(folder), ranks=ranks, folder=folder)
     single, first, second = ends
     assert not moved(first, second)
     assert_near(first, single)

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
+import processes
 import pytest
+from processes import furthest
 from trainers import ACCUMULATES, LIBRARY, tiny_bert, trainer_for, trainer_library
 
 from paddle_freeze_callback import FreezeSchedule
 from paddle_freeze_callback.hosts.trainer import _refuse_unsupported
-
-PROGRAM = str(Path(__file__).parent.parent / "programs" / "parallel.py")
 
 
 def run(
     folder: Path, loop: str, accumulate: int, *, ranks: int, strategy: str = "plan"
 ) -> list[dict]:
     folder.mkdir()
-    launch = (
-        ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--backend", "gloo",
-         "--log_dir", str(folder / "logs")]
-        if ranks > 1
-        else []
-    )  # fmt: skip
-    command = [sys.executable, *launch, PROGRAM, loop, str(accumulate), str(folder), strategy]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    files = [folder / f"rank{rank}.pickle" for rank in range(ranks)]
-    assert all(file.exists() for file in files), done.stdout[-3000:] + done.stderr[-2000:]
-    return [pickle.loads(file.read_bytes()) for file in files]
-
-
-def furthest(one: dict, other: dict) -> float:
-    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
+    words = (loop, str(accumulate), str(folder), strategy)
+    return processes.run("parallel.py", *words, ranks=ranks, folder=folder)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

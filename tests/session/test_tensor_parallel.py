@@ -5,24 +5,22 @@ The layers are Paddle's; two of its functions that CPUs lack are replaced in the
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import paddle
 import pytest
 from networks import Vectors
 from paddle import nn
+from processes import PROGRAMS, command, furthest, results
 from trainers import LIBRARY
 
 from paddle_freeze_callback import FreezeSchedule, trainable_ratio
 from paddle_freeze_callback.stages.weights import weights
 
-PROGRAM = str(Path(__file__).parent.parent / "programs" / "tensor_parallel.py")
 BY_HAND = ["plan", "gradient", "plateau", "random", "rule"]
 # PaddleFormers' Trainer asks the optimizer for what its wrapper on a GPU has, and raises.
 TRAINED = ["trainer-plan", "trainer-plateau"] if LIBRARY == "paddlenlp" else []
@@ -32,24 +30,17 @@ SHOWN = "tensor parallel, 2 processes: shown to equal one process on CPUs only"
 
 def start(folder: Path, *names: str, ranks: int) -> Callable[[], list[dict]]:
     """Begin the runs; what is returned waits for what came out of each, by name, on each rank."""
-    launch = (
-        ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--backend", "gloo",
-         "--log_dir", str(folder / "logs")]
-        if ranks > 1
-        else []
-    )  # fmt: skip
-    command = [sys.executable, *launch, PROGRAM, str(folder), *names]
+    words = command("tensor_parallel.py", str(folder), *names, ranks=ranks, folder=folder)
     log = folder / "log"
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT)
 
     def wait() -> list[dict]:
         try:
             assert process.wait(timeout=300) == 0, log.read_text()[-6000:]
         finally:
             process.kill()
-        files = [folder / f"rank{rank}.pickle" for rank in range(ranks)]
-        return [pickle.loads(file.read_bytes()) for file in files]
+        return results(folder, ranks)
 
     return wait
 
@@ -79,10 +70,6 @@ def both(at_once) -> list[dict]:
 @pytest.fixture(scope="module")
 def resumed(both, folder) -> list[dict]:
     return start(folder, *RESUMED, ranks=2)()
-
-
-def furthest(one: dict, other: dict) -> float:
-    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
 
 
 @pytest.mark.parametrize("name", [*BY_HAND, *TRAINED])
@@ -140,7 +127,7 @@ def test_a_line_says_how_far_it_was_shown(single, both):
 @pytest.mark.skipif(paddle.is_compiled_with_cuda(), reason="may have them")
 def test_what_needs_gpus_is_named_where_there_are_none():
     """``make fleet-check`` ends with it."""
-    program = Path(PROGRAM).with_name("on_gpus.py")
+    program = PROGRAMS / "on_gpus.py"
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("not run: ")]
