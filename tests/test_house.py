@@ -19,7 +19,7 @@ PACKAGE = "paddle_freeze_callback"
 # row neither knows the other.
 FLOORS = (
     ("version",),
-    ("words", "checks", "installed"),
+    ("words", "checks", "installed", "bits"),
     ("strategies", "stages"),
     ("freezing", "cache"),
     ("options",),

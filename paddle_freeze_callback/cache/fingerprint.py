@@ -10,8 +10,8 @@ import paddle
 import xxhash
 from paddle import nn
 
+from ..bits import digest
 from ..stages.weights import layers
-from .bits import digest
 
 # What Paddle and we keep in a layer; not part of its options.
 _PASSING = frozenset(["training", "_full_name", "_casted_by_pure_fp16", "forward"])

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import xxhash
 
-from .bits import array_of
+from ..bits import array_of
 
 
 class CannotCacheError(Exception):

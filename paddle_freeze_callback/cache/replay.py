@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from .bits import array_of
+from ..bits import array_of
 from .boundary import Boundary, filled_like
 from .keys import CannotCacheError
 from .nested import replaced, restructured, tensors

@@ -18,8 +18,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ..bits import array_of, digest
 from ..stages.weights import Weight, layers, moving_state, weights
-from .bits import array_of, digest
 
 
 class ForwardState:

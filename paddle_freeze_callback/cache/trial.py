@@ -29,8 +29,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ..bits import array_of, digest
 from ..stages.weights import moving_state
-from .bits import array_of, digest
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
 from .nested import leaves, replaced, restructured, tensors

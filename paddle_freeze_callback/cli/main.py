@@ -130,6 +130,14 @@ def _dashed(words: Sequence[str]) -> list[str]:
     return [dashed(word) if word.startswith("--") else word for word in words]
 
 
+class _Versions(argparse.Action):
+    """Prints versions and exits; looked up only then, as that takes milliseconds."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(versions())
+        parser.exit()
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
     def formatted(*names: str) -> dict[str, Any]:
         """Options of a parser whose help ends with the examples of these commands."""
@@ -147,7 +155,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"paddle_freeze_callback {VERSION}")
     parser.add_argument(
-        "--versions", action="version", version=versions(),
+        "--versions", action=_Versions, nargs=0,
         help="show what a report of a fault should say of this machine, and exit",
     )  # fmt: skip
     commands = parser.add_subparsers(

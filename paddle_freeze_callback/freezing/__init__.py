@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .by_hand import freeze, unfreeze
-from .freezer import FROZEN_MODES, Freezer
+from .freezer import Freezer
 from .rates import SlantedTriangular
 
-__all__ = ["FROZEN_MODES", "Freezer", "SlantedTriangular", "freeze", "unfreeze"]
+__all__ = ["Freezer", "SlantedTriangular", "freeze", "unfreeze"]

@@ -18,16 +18,14 @@ from typing import Any
 import paddle
 from paddle.jit.dy2static.program_translator import ASTStaticFunction, ProgramTranslator
 
+from ..bits import digest
 from ..stages.declared import REST
 from ..stages.partition import Stage, Survey
 from ..stages.weights import Weight, running_statistics
-from .checksums import checksum
 from .kernels import Spared, spare
 from .recompute import Bridge
 from .still import EvalForward, GlobalStatistics, Governed, governed, hold_statistics
 from .tree import tree
-
-FROZEN_MODES = ("eval", "train")
 
 
 class Freezer:
@@ -175,7 +173,7 @@ class Freezer:
         trainable = sum(numel for tensor, numel in self._sizes if not tensor.stop_gradient)
         return trainable, sum(numel for _, numel in self._sizes)
 
-    def checksums(self) -> dict[str, str]:
+    def checksums(self) -> dict[str, bytes]:
         """A checksum of each weight that the schedule froze, and of each statistic held.
 
         What the user froze, the user may move, unless it was opened by name. Even then the base
@@ -189,14 +187,14 @@ class Freezer:
             for one in node.own
         )
         sums = {
-            weight.name: checksum(weight.tensor)
+            weight.name: digest(weight.tensor)
             for weight, frozen in self._expected
             if frozen and weight.name in self._openable and id(weight.tensor) not in merging
         }
         for path, layer, _ in self._governed.get("norm", ()):
             if ("norm", id(layer)) in self._held:
                 for name, tensor in running_statistics(layer).items():
-                    sums[f"{path}.{name}"] = checksum(tensor)
+                    sums[f"{path}.{name}"] = digest(tensor)
         return sums
 
     def restore(self, *, flags: bool = True) -> None:

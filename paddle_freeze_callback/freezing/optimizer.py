@@ -184,12 +184,8 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
 def renew(optimizer: Any, opened: Iterable[Weight]) -> None:
     """Create the moments of parameters that open again."""
     tensors = [weight.tensor for weight in opened]
-    if not isinstance(optimizer, list):
-        _create_state(innermost(optimizer), tensors)
-        return
-    for one in optimizer:
-        own = parameter_ids(one)
-        _create_state(innermost(one), [tensor for tensor in tensors if id(tensor) in own])
+    for inner in each(optimizer):
+        _create_state(inner, tensors)
 
 
 def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:
@@ -198,8 +194,6 @@ def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:
     A second set of moments of a parameter would be called ``..._moment1_1``, which a process
     that resumes does not look for; under a new name scope it is ``..._moment1_0`` again.
     """
-    if not tensors:
-        return
     block = paddle.static.default_main_program().global_block()
     wanted = {id(tensor) for tensor in tensors}
     groups = inner._param_groups
@@ -209,8 +203,8 @@ def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:
                 own = [tensor for tensor in group["params"] if id(tensor) in wanted]
                 if own:
                     inner._create_accumulators(block, {**group, "params": own})
-        else:  # under sharding a rank keeps the state of its own share only
-            inner._create_accumulators(block, [t for t in groups if id(t) in wanted])
+        elif own := [tensor for tensor in groups if id(tensor) in wanted]:
+            inner._create_accumulators(block, own)  # under sharding a rank's share only
 
 
 def _state_of(keys: list[str], name: str) -> list[str]:

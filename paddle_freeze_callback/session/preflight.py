@@ -189,13 +189,8 @@ def doubts(plan: Plan, run: Run) -> list[str]:
             f"in this run of {total} steps {strategy!r} never acts: "
             f"it would change something at step {first} first"
         )
-    heaps = _heaps(strategy, run, names) if isinstance(strategy, Gradual) else []
-    if heaps:
-        step, heap, times = heaps[0]
-        found.append(
-            f"this run of {total} steps has no room for one stage at a time: at step {step} "
-            f"{listing(heap)} open together. Make it longer, or merge the backbone: stages={times}"
-        )
+    if isinstance(strategy, Gradual):
+        found += _heaps(strategy, run, names)
     slow = {name: rate for name, rate in plan.multipliers.items() if rate < _HARDLY_MOVES}
     if slow:
         name, rate = min(slow.items(), key=lambda entry: entry[1])
@@ -207,14 +202,19 @@ def doubts(plan: Plan, run: Run) -> list[str]:
     return found
 
 
-def _heaps(strategy: Strategy, run: Run, names: Sequence[str]) -> list[tuple[int, list[str], int]]:
-    """Steps at which several stages open, which these are, and how many steps open any."""
-    table = strategy.timetable(run, names)
-    changes = [
+def _heaps(strategy: Gradual, run: Run, names: Sequence[str]) -> list[str]:
+    """A line if several stages open at one step."""
+    openings = [
         (step, [name for name in names if name in after - before])
-        for (_, before), (step, after) in itertools.pairwise(table)
+        for (_, before), (step, after) in itertools.pairwise(strategy.timetable(run, names))
     ]
-    return [(step, opened, len(changes)) for step, opened in changes if len(opened) > 1]
+    return [
+        f"this run of {run.total_steps} steps has no room for one stage at a time: at step {step} "
+        f"{listing(opened)} open together. Make it longer, or merge the backbone: "
+        f"stages={len(openings)}"
+        for step, opened in openings
+        if len(opened) > 1
+    ][:1]
 
 
 def _never_opens(late: Sequence[tuple[str, int | None]], run: Run) -> str:

@@ -115,7 +115,7 @@ class Freezing:
         self._next = _NEVER  # the step at which to look, at flags or at all
         self._due = 0  # the step at which to look at all
         self._open: tuple[str, ...] = ()
-        self._sums: dict[str, str] = {}
+        self._sums: dict[str, bytes] = {}
         self._known = _parameters(network)
         self._sample: GradientSample | None = None
         self._first_step: FirstStep | None = None
