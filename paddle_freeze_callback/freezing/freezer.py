@@ -149,12 +149,18 @@ class Freezer:
         """
         return frozenset(weight.name for weight, frozen in self._expected if frozen)
 
-    def conflicts(self) -> dict[bool, list[str]]:
-        """The weights whose flag somebody else has set, by what it is now: frozen, or not."""
-        found: dict[bool, list[str]] = {}
+    def conflicts(self, among: Collection[int] | None = None) -> dict[bool, list[Weight]]:
+        """The weights whose flag somebody else has set, by what it is now: frozen, or not.
+
+        Args:
+            among: identities of those that matter; ``None`` for all.
+        """
+        found: dict[bool, list[Weight]] = {}
         for weight, frozen in self._expected:
-            if weight.tensor.stop_gradient != frozen:
-                found.setdefault(not frozen, []).append(weight.name)
+            if weight.tensor.stop_gradient != frozen and (
+                among is None or id(weight.tensor) in among
+            ):
+                found.setdefault(not frozen, []).append(weight)
         return found
 
     def _hold(self, kind: str, layers: Sequence[Governed], frozen: set[int]) -> None:
@@ -219,11 +225,13 @@ class Freezer:
 
 def set_frozen(tensor: paddle.Tensor, frozen: bool) -> None:
     """Freeze or open one weight."""
-    if tensor.stop_gradient != frozen:
+    changes = tensor.stop_gradient != frozen
+    if changes:
         tensor.stop_gradient = frozen
     # Optimizers only zero the gradients of parameters that train, so a gradient that is there
-    # now would be added to the first one after unfreezing. False sets it to None.
-    if frozen and tensor.grad is not None:
+    # now, also of a weight that somebody had open for a while, would be added to the first one
+    # after unfreezing. False sets it to None.
+    if (frozen or changes) and tensor.grad is not None:
         tensor.clear_gradient(False)
 
 

@@ -8,8 +8,10 @@ late trains exactly as with a fresh optimizer.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable
+from types import MethodType
 from typing import Any
 
 import paddle
@@ -59,6 +61,41 @@ def innermost(optimizer: Any) -> Any:
 def parameter_ids(optimizer: Any) -> set[int]:
     """The identities of the parameters that the optimizer was given."""
     return {id(tensor) for tensor in _parameters(optimizer)}
+
+
+def around(
+    optimizer: Any, name: str, function: Callable[..., Any], **marks: Any
+) -> Callable[[], None]:
+    """Have the calls of one method of an optimizer go through a function.
+
+    Args:
+        optimizer: has the method; one that has not stays as it is.
+        name: of the method.
+        function: is given the optimizer, the method, and what the method is given.
+        marks: attributes of the method meanwhile.
+
+    Returns:
+        How to stop, in any order with others that do so.
+    """
+    if not hasattr(optimizer, name):
+        return lambda: None
+    method, found, over = getattr(optimizer, name), vars(optimizer).get(name), False
+
+    @functools.wraps(method)
+    def wrapped(self: Any, *given: Any, **named: Any) -> Any:
+        if self is not optimizer:  # a deep copy
+            return getattr(type(self), name)(self, *given, **named)
+        return method(*given, **named) if over else function(self, method, *given, **named)
+
+    def stop() -> None:
+        nonlocal over
+        over = True
+        while (top := vars(optimizer).get(name)) and getattr(top, "is_over", lambda: False)():
+            setattr(optimizer, name, top.found) if top.found else delattr(optimizer, name)
+
+    vars(wrapped).update(marks, is_over=lambda: over, found=found)
+    setattr(optimizer, name, MethodType(wrapped, optimizer))
+    return stop
 
 
 def _parameters(optimizer: Any) -> list[paddle.Tensor]:

@@ -44,8 +44,11 @@ def tell_savers(network: nn.Layer, trained: Collection[Weight]) -> Callable[[], 
         How to stop. Weights that trained and are frozen then stay part of the adapter.
     """
     wanted = {id(weight.tensor) for weight in trained}
+    found = adapters(network)
+    if not found:
+        _warn_of_inner(network)
     _warn_of_unsaved(network, trained)
-    told = [(one, _tell(one, wanted)) for one in adapters(network)]
+    told = [(one, _tell(one, wanted)) for one in found]
 
     def stop() -> None:
         for adapter, method in told:
@@ -53,6 +56,18 @@ def tell_savers(network: nn.Layer, trained: Collection[Weight]) -> Callable[[], 
                 del vars(adapter)[_ASKS]
 
     return stop
+
+
+def _warn_of_inner(network: nn.Layer) -> None:
+    """Warn of adapters whose adapter model is outside: it saves, and cannot be found from here."""
+    for path, layer in layers(network):
+        if ".peft." in type(layer).__module__:
+            warn(
+                f"{path} is a {type(layer).__name__}, and the model that saves it is not in this "
+                f"{type(network).__name__}: its checkpoints would lack adapters that are frozen at "
+                "that moment. Give the schedule the whole LoRAModel, not lora.model"
+            )
+            return
 
 
 def _warn_of_unsaved(network: nn.Layer, trained: Collection[Weight]) -> None:

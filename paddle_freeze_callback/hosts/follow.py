@@ -11,7 +11,6 @@ The run begins at the first forward in training mode, not before: weights, a res
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -79,14 +78,15 @@ class Follower:
             if follower is not None:
                 follower.close(verify=False)
         for optimizer in self._optimizers:
-            for name, around in (
+            for name, through in (
                 ("step", self._stepping),
                 ("minimize", self._stepping),
                 ("state_dict", self._handing_out),
                 ("set_state_dict", self._taking),
                 ("set_dict", self._taking),
             ):
-                self._wrap(optimizer, name, around)
+                stop = optimizers.around(optimizer, name, through, follower=self)
+                self._undo.append(stop)
         for watch in (FORWARDS, SAVES, LOADS):
             watch.listen(self)
         if self._counts_epochs:
@@ -163,23 +163,6 @@ class Follower:
         )
 
     # ------------------------------------------------------------ the optimizers
-
-    def _wrap(self, optimizer: Any, name: str, around: Callable[..., Any]) -> None:
-        if not hasattr(optimizer, name):
-            return
-        method, found = getattr(optimizer, name), vars(optimizer).get(name)
-
-        @functools.wraps(method)
-        def wrapped(*given: Any, **named: Any) -> Any:
-            return around(optimizer, method, *given, **named)
-
-        def undo() -> None:
-            if vars(optimizer).get(name) is wrapped:
-                setattr(optimizer, name, found) if found else delattr(optimizer, name)
-
-        wrapped.follower = self  # type: ignore[attr-defined]
-        setattr(optimizer, name, wrapped)
-        self._undo.append(undo)
 
     def _stepping(self, optimizer: Any, method: Any, *given: Any, **named: Any) -> Any:
         if self._busy:  # one that calls another of ours

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from ..checks import named
 from ..stages.declared import REST
@@ -36,19 +36,20 @@ def apart(survey: Survey, untouched: Selector, named_stages: Sequence[Stage]) ->
     return names
 
 
-def twins(every: Sequence[Weight], openable: Collection[str]) -> Iterator[str]:
-    """Names of the weights in the frozen twin of a part that trains.
+def twins(every: Sequence[Weight], openable: Collection[str]) -> dict[str, str]:
+    """The frozen twins of parts that train, each with the part that it is a twin of.
 
     That is an EMA teacher, a target network, a reference model: a part of several layers, frozen
     as a whole, beside one whose weights have the same names and shapes. Parts that a number
-    tells apart, such as blocks, are no twins.
+    tells apart, such as blocks, are no twins. An ordinary branch that the user froze looks the
+    same: the start of a run names what is found here.
 
     >>> import paddle
     >>> block = lambda: paddle.nn.Sequential(paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 2))
     >>> net = paddle.nn.LayerDict({"online": block(), "target": block()})
     >>> every = Survey(net).weights
-    >>> sorted(twins(every, [one.name for one in every if one.name.startswith("online")]))[:2]
-    ['target.0.bias', 'target.0.weight']
+    >>> twins(every, [one.name for one in every if one.name.startswith("online")])
+    {'target': 'online'}
     """
     parts: dict[str, list[Weight]] = {}
     for weight in every:
@@ -62,8 +63,17 @@ def twins(every: Sequence[Weight], openable: Collection[str]) -> Iterator[str]:
         inside = [(one.name[len(place) + 1 :], tuple(one.tensor.shape)) for one in members]
         if len({name.rpartition(".")[0] for name, _ in inside}) > 1:
             kinds.setdefault((place.rpartition(".")[0], *inside), []).append(place)
+    found: dict[str, str] = {}
     for places in kinds.values():
         trains = [place for place in places if any(one.name in openable for one in parts[place])]
-        for place in places if trains else ():
-            if place not in trains:
-                yield from (one.name for one in parts[place])
+        found.update((place, trains[0]) for place in places if trains and place not in trains)
+    return {one: found[one] for one in found if not within(one, found)}
+
+
+def within(name: str, places: Collection[str]) -> bool:
+    """Whether a name lies inside one of some places.
+
+    >>> within("a.b", ["a"]), within("ab", ["a"]), within("a", ["a"])
+    (True, False, False)
+    """
+    return name.startswith(tuple(f"{place}." for place in places))

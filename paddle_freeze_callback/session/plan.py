@@ -23,7 +23,7 @@ from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Progress, Run
 from ..words import EVERYTHING
-from .alone import apart, twins
+from .alone import apart, twins, within
 from .norms import Norms, norms_apart
 
 
@@ -42,6 +42,7 @@ class Plan:
         multipliers: the learning-rate multiplier of each stage, ramps aside.
         alone: names of the parameters that are left alone altogether.
         norms: the stages of normalization layers apart from theirs, which no strategy sees.
+        twins: the parts among ``alone`` that nobody named, with the parts that they are like.
     """
 
     stages: tuple[Stage, ...]
@@ -52,6 +53,7 @@ class Plan:
     multipliers: Mapping[str, float]
     alone: frozenset[str] = frozenset()
     norms: Norms = field(default_factory=Norms)
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def in_order(self) -> bool:
@@ -104,7 +106,8 @@ def plan(
         all_names = [stage.name for stage in parts if stage.name != REST]
         strategy = strategy.with_stages(lambda one: stage_names(survey, parts, one), all_names)
     openable = _openable(survey, opening)
-    alone = frozenset(twins(survey.weights, openable))
+    beside = twins(survey.weights, openable)
+    alone = frozenset(one.name for one in survey.weights if within(one.name, beside))
     if untouched is not None:
         alone |= apart(survey, untouched, parts if selectors else ())
         openable -= alone
@@ -120,7 +123,9 @@ def plan(
         and (stage.name != REST or isinstance(strategy, Explicit))
         and not openable.isdisjoint(stage.parameters)
     )
-    return Plan(parts, strategy, schedulable, openable, learning_rates, multipliers, alone, norms)
+    return Plan(
+        parts, strategy, schedulable, openable, learning_rates, multipliers, alone, norms, beside
+    )
 
 
 def _openable(survey: Survey, selectors: Sequence[Selector]) -> frozenset[str]:

@@ -38,6 +38,7 @@ from ..strategies.explicit import Explicit
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 from ..words import listing, warn
+from .alone import within
 from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
@@ -133,12 +134,17 @@ class Freezing:
             frozen_norm=frozen_norm,
             frozen_dropout=frozen_dropout,
         )
-        self._conflicts = Conflicts(self._freezer, on_conflict, say)
+        this = weakref.ref(self)
+        self._conflicts = Conflicts(
+            self._freezer, on_conflict, say, lambda: alive._step if (alive := this()) else 0
+        )
         self._cache = None if cache is None else self._new_cache(network, cache)
         self._multipliers = Multipliers(
             {s.name: self._freezer.members(s.name) for s in self._plan.stages}
         )
         hold(network, self)
+        self.undo_also(unwatch := self._conflicts.watch(optimizer))
+        weakref.finalize(self, unwatch).atexit = False
         opening = {weight.name for weight in will_open}
         trained = [w for w in survey.weights if w.trains or w.name in opening]
         self.undo_also(untell := tell_savers(network, trained))
@@ -165,12 +171,18 @@ class Freezing:
             norms = self._plan.norms
             scheduled = (*self._plan.schedulable, *norms.always, *norms.never, REST)
             left = [s for s in self.stages if s.name not in scheduled]
-            alone = [s.name for s in left if self._plan.alone.issuperset(s.parameters)]
-            frozen = [s.name for s in left if s.name not in alone]
+            alone = [s for s in left if self._plan.alone.issuperset(s.parameters)]
+            frozen = [s.name for s in left if s not in alone]
             if frozen:
                 say(f"left frozen, as found (no selector names it): {listing(frozen)}")
-            if alone:
-                say(f"left alone, as found: {listing(alone)}")
+            named = [s.name for s in alone if not within(s.parameters[0], self._plan.twins)]
+            if named:
+                say(f"left alone, as found: {listing(named)}")
+            for part, like in self._plan.twins.items():
+                say(
+                    f"left alone, as found: {part}, the frozen twin of {like}; its statistics and "
+                    f"training mode are yours. freeze(network, {part!r}) holds them still"
+                )
         except BaseException:
             self._put_back()
             raise
@@ -204,8 +216,17 @@ class Freezing:
                 at once.
 
         Raises:
+            TypeError: if they are no mapping.
             ValueError: if the strategy needs a metric that is not there.
         """
+        if not isinstance(metrics, Mapping):
+            raise TypeError(
+                f'evaluated({metrics!r}): give metrics by name, such as evaluated({{"acc": 0.5}})'
+            )
+        if not metrics and self._plan.strategy.needs_evaluation and self._freezer.holds:
+            raise ValueError(
+                f"evaluated({{}}) has no metric, and {self._plan.strategy!r} needs one"
+            )
         self._step = self._step if step is None else step
         self.check_flags(self._step)
         self.notice()
@@ -214,7 +235,6 @@ class Freezing:
         for name, value in values.items():
             if is_number(value):
                 self.metrics.setdefault(name, []).append((self._step, float(value)))
-        strategy = self._plan.strategy
         if not strategy.decides or not self._freezer.holds:
             return
         progress = self._timeline.progress(self._step, values)
@@ -269,13 +289,13 @@ class Freezing:
             )
 
     def check_flags(self, step: int) -> None:
-        """Notice flags that somebody else has set, so many optimizer steps being done.
+        """Notice soon flags that somebody else has set, so many optimizer steps being done.
 
         Raises:
             RuntimeError: if one was, and the schedule has ``on_conflict="error"``.
         """
         if self.history and self._freezer.holds:
-            self._conflicts.look(step, self._open)
+            self._conflicts.look_soon(step)
 
     def verify(self, step: int | None = None) -> None:
         """Check that nothing that the schedule froze has moved since the last transition.
@@ -303,6 +323,12 @@ class Freezing:
         self._step = self._step if step is None else step
         try:
             if verify and self._freezer.holds:
+                if self._conflicts.seen > 1 and self._step == self.history[0].step:
+                    warn(
+                        f"the optimizer stepped {self._conflicts.seen} times, and the schedule was "
+                        "never told: nothing opened or froze after the start. Call step() of what "
+                        "attach() returned after each step of the optimizer"
+                    )
                 self.conclude(self._step)
                 self.verify()
         finally:
@@ -473,11 +499,11 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
-        if self._step >= self._conflicts.next:
+        if self._conflicts.due(self._step):
             self.check_flags(self._step)
         if self._step >= self._due:
             self._look_at_all()
-        self._next = min(self._due, self._conflicts.next)
+        self._next = self._due if self._conflicts.seen else min(self._due, self._conflicts.next)
 
     def _look_at_all(self) -> None:
         self._numbers = None
@@ -489,6 +515,7 @@ class Freezing:
         self._converge()
         coming = self._timeline.next_step(self._step)
         self._due = _NEVER if coming is None else coming
+        self._conflicts.last = self._timeline.run.total_steps if coming is None else coming
         if self._set_rates() or self._first_step is not None:
             self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
@@ -508,7 +535,9 @@ class Freezing:
             self._cache.remove()
         self._freezer.apply(wanted)
         self._conflicts.begin(self._step)
-        closed = tuple(stage.name for stage in self.stages) if first else self._open
+        alone = self._plan.alone
+        every = tuple(s.name for s in self.stages if not alone.issuperset(s.parameters))
+        closed = every if first else self._open
         transition = Transition(
             self._step,
             self._timeline.run.epoch_of(self._step),

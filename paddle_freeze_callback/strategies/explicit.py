@@ -129,13 +129,35 @@ class Explicit(Timed):
                 elif verb == "freeze":
                     why = f"{many} frozen already" if names & ever else "never opened"
                 else:
+                    shut = sorted(names - now)  # all that may open is open
                     why = f"{many} open already" if names & now else f"{many} found frozen"
+                    if names & now and shut:
+                        why = f"are open already, or were found frozen ({listing(shut)})"
                 found.append(
                     f"unfreeze_at[{when!r}][{verb!r}] has no effect: {listing(sorted(names))} {why}"
                 )
             ever |= now
             if _nested(changes) and now == before:
                 found.append(f"unfreeze_at[{when!r}] has no effect: everything is so already")
+        return [*found, *self._undone_at_once(run, stages)]
+
+    def _undone_at_once(self, run: Run, stages: Sequence[str]) -> list[str]:
+        """What one entry does and another takes back at the same step."""
+        found = []
+        now: Names = frozenset()
+        for step, entries in itertools.groupby(self._known(run, stages), lambda entry: entry[1]):
+            together, before, touched = list(entries), now, frozenset[str]()
+            for _, _, changes in together:
+                for change in changes:
+                    now = _after(now, change, stages)
+                touched |= now ^ before
+            undone = sorted(touched - (now ^ before))
+            if undone:
+                keys = ", ".join(f"unfreeze_at[{when!r}]" for when, _, _ in together)
+                found.append(
+                    f"{keys} all come at step {step} of this run and take each other back: "
+                    f"{listing(undone)} would open and freeze at once; move one of them"
+                )
         return found
 
     def _known(

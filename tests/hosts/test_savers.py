@@ -70,6 +70,15 @@ def names_read(network) -> set[str]:
     return names
 
 
+def test_a_schedule_on_the_model_inside_an_adapter_model_is_warned_of():
+    inside = lora().model
+    with pytest.warns(
+        UserWarning, match=r"LoRALinear, and the model .* Give the schedule the whole LoRAModel"
+    ):
+        run, _ = attached(inside, FreezeSchedule(unfreeze_at={0: "*"}))
+    run.close()
+
+
 def test_flags_are_put_back_after_each_save_and_the_method_at_the_end(tmp_path):
     network = lora()
     run, optimizer = attached(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import re
 import warnings
 
@@ -12,6 +14,7 @@ from trainers import TrainerCallback, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule
 from paddle_freeze_callback.freezing.freezer import Freezer
+from paddle_freeze_callback.freezing.optimizer import around
 from paddle_freeze_callback.stages.weights import weights
 
 
@@ -203,7 +206,7 @@ def test_flags_are_looked_at_ever_less_often_and_at_no_other_step(monkeypatch):
     looks = []
     found = Freezer.conflicts
     monkeypatch.setattr(
-        Freezer, "conflicts", lambda self: looks.append(run.steps_done) or found(self)
+        Freezer, "conflicts", lambda self, *of: looks.append(run.steps_done) or found(self, *of)
     )
     _, run = attached(FreezeSchedule(unfreeze_at={0: "fc", "500 steps": "*"}))
     for _ in range(700):
@@ -228,7 +231,7 @@ def test_a_save_and_an_evaluation_look_at_once(event, tmp_path):
         calls[event]()
 
 
-def test_a_log_of_a_trainer_looks_at_once(tmp_path):
+def test_after_a_log_of_a_trainer_the_next_step_is_looked_at(tmp_path):
     schedule = FreezeSchedule(strategy="head_only")
     lines = []
 
@@ -241,7 +244,7 @@ def test_a_log_of_a_trainer_looks_at_once(tmp_path):
         trainer_for(
             tiny_bert(), tmp_path, [schedule, InTrainer(open_all, 9), Notes()], logging_steps=3
         ).train()
-    assert lines[0][0] == 9  # the next look of its own would come at step 15
+    assert lines[0][0] == 12  # the log at step 9 asks for step 10; by itself it would be step 15
 
 
 def test_verify_says_that_the_optimizer_moved_what_somebody_else_opened():
@@ -252,7 +255,7 @@ def test_verify_says_that_the_optimizer_moved_what_somebody_else_opened():
     optimizer.step()
     with (
         pytest.warns(UserWarning, match="somebody else set"),
-        pytest.raises(RuntimeError, match=r"somebody else opened it .*, so the optimizer moved it"),
+        pytest.raises(RuntimeError, match=r"somebody else opened it, so the optimizer moved it"),
     ):
         run.verify()
 
@@ -274,10 +277,10 @@ def test_after_the_run_flags_are_nobody_elses_business():
     run.verify()
 
 
-def test_the_end_of_an_epoch_of_fit_looks_at_once():
+def test_after_an_epoch_of_fit_the_next_step_is_looked_at():
     schedule = FreezeSchedule(strategy="head_only")
     callbacks = [schedule, InFit(open_all, 9)]
-    with pytest.warns(UserWarning, match="between steps 7 and 12"):
+    with pytest.warns(UserWarning, match="between steps 7 and 13"):
         model_for(conv_net()).fit(
             Images(48), batch_size=4, epochs=2, verbose=0, callbacks=callbacks
         )
@@ -291,3 +294,270 @@ def test_what_the_user_froze_inside_a_stage_the_user_may_move():
         network.block1[0].weight.set_value(network.block1[0].weight + 1)
         run.verify()
     assert run.at_work is False
+
+
+# ------------------------------------------------------------ flags for the length of one step
+
+
+def close_backbone(network):
+    """As a loop that knows what it should be between its steps."""
+    for name, tensor in network.named_parameters():
+        tensor.stop_gradient = not HEAD.match(name)
+
+
+class AroundFitsSteps(paddle.callbacks.Callback):
+    def __init__(self, before, after):
+        super().__init__()
+        self.before, self.after = before, after
+
+    def on_train_batch_begin(self, step, logs=None):
+        self.before(self.model.network)
+
+    def on_train_batch_end(self, step, logs=None):
+        self.after(self.model.network)
+
+
+class AroundTrainersSteps(TrainerCallback):
+    def __init__(self, before, after):
+        self.before, self.after = before, after
+
+    def on_step_begin(self, args, state, control, model=None, **context):
+        self.before(model)
+
+    def on_step_end(self, args, state, control, model=None, **context):
+        self.after(model)
+
+
+def around_steps_by_hand(schedule, before, after, folder):
+    network = conv_net()
+    optimizer = paddle.optimizer.Adam(0.01, parameters=network.parameters())
+    loader = paddle.io.DataLoader(Images(), batch_size=4)
+    start = values(network)
+    with schedule.attach(network, optimizer, epochs=2, steps_per_epoch=6) as run:
+        for images in (images for _ in range(2) for images, _ in loader):
+            network.train()
+            before(network)
+            network(images).square().mean().backward()
+            optimizer.step()
+            after(network)
+            optimizer.clear_grad()
+            run.step()
+    return moved(start, values(network))
+
+
+def around_steps_of_follow(schedule, before, after, folder):
+    network = conv_net()
+    optimizer = paddle.optimizer.Adam(0.01, parameters=network.parameters())
+    loader = paddle.io.DataLoader(Images(), batch_size=4)
+    start = values(network)
+    with schedule.follow(network, optimizer, epochs=2, steps_per_epoch=6):
+        for images in (images for _ in range(2) for images, _ in loader):
+            before(network)
+            network(images).square().mean().backward()
+            optimizer.step()
+            after(network)
+            optimizer.clear_grad()
+    assert not [name for name in vars(optimizer) if name in ("step", "minimize")]
+    return moved(start, values(network))
+
+
+def around_steps_of_fit(schedule, before, after, folder):
+    network = conv_net()
+    start = values(network)
+    rival = AroundFitsSteps(before, after)
+    model_for(network).fit(Images(), batch_size=4, epochs=2, verbose=0, callbacks=[schedule, rival])
+    return moved(start, values(network))
+
+
+def around_steps_of_trainer(schedule, before, after, folder):
+    network = tiny_bert()
+    start = values(network)
+    rival = AroundTrainersSteps(before, after)
+    trainer_for(network, folder, [schedule, rival], logging_steps=1000).train()
+    return moved(start, values(network))
+
+
+AROUND = pytest.mark.parametrize(
+    "loop",
+    [
+        around_steps_by_hand,
+        around_steps_of_follow,
+        around_steps_of_fit,
+        around_steps_of_trainer,
+    ],
+)
+
+
+@AROUND
+def test_what_is_open_only_while_the_optimizer_steps_is_seen(loop, tmp_path):
+    with pytest.warns(UserWarning, match="somebody else") as record:
+        changed = loop(FreezeSchedule(strategy="head_only"), open_all, close_backbone, tmp_path)
+    (line,) = told(record)
+    assert "are open although the schedule has them frozen" in line
+    assert re.search("between steps [01] and [13]", line)  # follow() begins in the first forward
+    assert not all(HEAD.match(name) for name in changed)
+
+
+@AROUND
+def test_enforce_wins_against_code_that_opens_before_each_step(loop, tmp_path):
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="enforce", verify=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*somebody else.*")
+        changed = loop(schedule, open_all, close_backbone, tmp_path)
+    assert changed
+    assert all(HEAD.match(name) for name in changed)
+
+
+@AROUND
+def test_error_stops_before_anything_moved(loop, tmp_path):
+    network = []
+
+    def before(opened):
+        network[:] = [opened, values(opened)]
+        open_all(opened)
+
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="error", frozen_norm="train")
+    with pytest.raises(RuntimeError, match="are open although the schedule has them frozen"):
+        loop(schedule, before, close_backbone, tmp_path)
+    weights_now = {weight.name for weight in weights(network[0])}
+    assert not weights_now.intersection(moved(network[1], values(network[0])))
+
+
+@AROUND
+def test_enforce_says_that_what_is_frozen_before_each_forward_does_not_train(loop, tmp_path):
+    calls = []
+
+    def freeze_a_bias(network):
+        calls.append(network)
+        for name, tensor in network.named_parameters() if calls[1:] else ():
+            tensor.stop_gradient = not HEAD.match(name) or name.endswith("bias")
+
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="enforce")
+    with pytest.warns(UserWarning, match="somebody else") as record:
+        loop(schedule, freeze_a_bias, lambda network: None, tmp_path)
+    (line,) = told(record)
+    assert re.match(r"(fc|classifier)\.bias is frozen although", line)
+    assert line.endswith("again: what is frozen before each forward does not train; drop that")
+
+
+def discriminator_first(judge, maker, of_judge, of_maker, open_judge):
+    images = paddle.rand([4, 1, 6, 6])
+    open_judge()
+    judge(images).mean().backward()
+    of_judge.step()
+    of_judge.clear_grad()
+    freeze_all(judge)
+    judge(maker(images)).mean().backward()
+    of_maker.step()
+    of_maker.clear_grad()
+
+
+def generator_first(judge, maker, of_judge, of_maker, open_judge):
+    images = paddle.rand([4, 1, 6, 6])
+    freeze_all(judge)
+    judge(maker(images)).mean().backward()
+    of_maker.step()
+    of_maker.clear_grad()
+    open_judge()
+    judge(images).mean().backward()
+    of_judge.step()
+    of_judge.clear_grad()
+
+
+@pytest.mark.parametrize("order", [discriminator_first, generator_first])
+@pytest.mark.parametrize("opens", ["its head", "everything"])
+def test_a_gan_may_freeze_its_discriminator_for_the_other_step(order, opens):
+    judge, maker = conv_net(), paddle.nn.Conv2D(1, 1, 3, padding=1)
+    of_judge = paddle.optimizer.SGD(0.01, parameters=judge.parameters())
+    of_maker = paddle.optimizer.SGD(0.01, parameters=maker.parameters())
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        with FreezeSchedule(strategy="head_only").attach(judge, of_judge, total_steps=9) as run:
+            for _ in range(9):
+                order(
+                    judge, maker, of_judge, of_maker,
+                    lambda: (open_all if opens == "everything" else close_backbone)(judge),
+                )  # fmt: skip
+                run.step()
+    lines = told(record)
+    if opens == "its head":
+        assert not lines
+    else:
+        assert len(lines) == 1
+        assert "are open although the schedule has them frozen" in lines[0]
+
+
+def test_with_several_optimizers_each_is_looked_at_in_the_same_step():
+    network = conv_net()
+    upper = [tensor for name, tensor in network.named_parameters() if HEAD.match(name)]
+    lower = [tensor for name, tensor in network.named_parameters() if not HEAD.match(name)]
+    both = [paddle.optimizer.SGD(0.1, parameters=one) for one in (upper, lower)]
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="enforce")
+    start = values(network)
+    with schedule.attach(network, both, total_steps=4) as run:
+        for _ in range(4):
+            open_all(network)
+            network(paddle.rand([4, 1, 6, 6])).mean().backward()
+            for one in both:
+                one.step()
+                one.clear_grad()
+            run.step()
+    assert all(HEAD.match(name) for name in moved(start, values(network)) if "mean" not in name)
+
+
+def test_a_gradient_from_while_somebody_had_it_open_is_not_added_when_a_stage_opens():
+    network, run = attached(FreezeSchedule(unfreeze_at={0: "fc", "1 steps": "*"}), steps=3)
+    open_all(network)
+    network(paddle.rand([4, 1, 6, 6])).mean().backward()
+    close_backbone(network)
+    assert network.block1[0].weight.grad is not None
+    run.step()
+    assert network.block1[0].weight.grad is None
+
+
+def test_the_optimizers_methods_are_its_own_again_in_whatever_order_wrappers_end():
+    optimizer = paddle.optimizer.SGD(0.1, parameters=conv_net().parameters())
+    calls = []
+
+    def noted(name):
+        return lambda one, method, *given: calls.append(name) or method(*given)
+
+    for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]):
+        stops = [around(optimizer, "step", noted(name)) for name in range(3)]
+        optimizer.step()
+        assert calls == [2, 1, 0]
+        for index in order:
+            stops[index]()
+        assert "step" not in vars(optimizer)
+        calls.clear()
+
+
+def test_a_run_that_is_thrown_away_leaves_the_optimizer_as_it_was():
+    _, run = attached(FreezeSchedule())
+    optimizer = run._optimizer
+    assert "step" in vars(optimizer)
+    del run
+    gc.collect()
+    assert "step" not in vars(optimizer)
+
+
+def test_a_deep_copy_of_the_optimizer_steps_itself():
+    network, run = attached(FreezeSchedule(on_conflict="error"))
+    twin = copy.deepcopy(run._optimizer)
+    open_all(network)
+    network(paddle.rand([4, 1, 6, 6])).mean().backward()
+    twin.step()
+    with pytest.raises(RuntimeError, match="somebody else set"):
+        run._optimizer.step()
+
+
+def test_a_loop_that_forgets_to_call_step_is_told_at_its_end():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    run = FreezeSchedule().attach(network, optimizer, total_steps=9)
+    for _ in range(3):
+        network(paddle.rand([4, 1, 6, 6])).mean().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    with pytest.warns(UserWarning, match="stepped 3 times, and the schedule was never told"):
+        run.close()

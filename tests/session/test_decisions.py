@@ -675,3 +675,20 @@ def test_what_random_and_cyclic_schedules_freeze_again_has_no_optimizer_state(st
             Images(), batch_size=4, epochs=3, verbose=0, callbacks=[schedule, see]
         )
         assert all(see.only_open) is expected
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "message"),
+    [
+        (0.5, TypeError, r"evaluated\(0.5\): give metrics by name, such as evaluated\(\{\"acc\""),
+        ({}, ValueError, r"evaluated\(\{\}\) has no metric, and OnPlateau\(.*\) needs one"),
+    ],
+)
+def test_an_evaluation_without_metrics_by_name_is_refused(metrics, error, message):
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with (
+        FreezeSchedule(strategy=OnPlateau("acc")).attach(network, optimizer, total_steps=9) as run,
+        pytest.raises(error, match=message),
+    ):
+        run.evaluated(metrics)

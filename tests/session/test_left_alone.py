@@ -9,7 +9,7 @@ from networks import Images, model_for, moved, values
 from paddle import nn
 from trainers import InOrder, TrainerCallback, trainer_for
 
-from paddle_freeze_callback import FreezeSchedule, OnPlateau
+from paddle_freeze_callback import FreezeSchedule, OnPlateau, freeze
 from paddle_freeze_callback.session.alone import twins
 from paddle_freeze_callback.stages.partition import Survey
 from paddle_freeze_callback.stages.weights import weights
@@ -59,7 +59,7 @@ class Pixels(Images):
         return {"input_ids": image, "labels": label}
 
 
-def by_hand(network, schedule, folder):
+def by_hand(network, schedule, folder, moves=averaged):
     optimizer = paddle.optimizer.Adam(0.01, parameters=network.parameters())
     with schedule.attach(network, optimizer, epochs=4, steps_per_epoch=6, say=LINES.append) as run:
         for step in range(24):
@@ -68,7 +68,7 @@ def by_hand(network, schedule, folder):
             network(paddle.to_tensor(images)).square().mean().backward()
             optimizer.step()
             optimizer.clear_grad()
-            averaged(network)
+            moves(network)
             run.step()
 
 
@@ -135,10 +135,35 @@ def test_a_frozen_part_inside_the_stages_is_held_still_all_the_time(loop, tmp_pa
     assert modes == [False] * 24
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"stages": ["head", "*"]}, {"stages": ["head", "student"]}, MANNERS]
+)
+def test_a_frozen_twin_is_named_in_a_line_and_not_among_what_the_schedule_freezes(options):
+    """It may be an ordinary branch that the user froze, whose statistics then move."""
+    LINES.clear()
+    schedule = FreezeSchedule(**options)
+    by_hand(Distilled(), schedule, None)
+    assert (
+        "left alone, as found: teacher, the frozen twin of student; its statistics and training "
+        "mode are yours. freeze(network, 'teacher') holds them still"
+    ) in LINES
+    assert len([line for line in LINES if "left alone" in line]) == 1
+    assert not [name for name in schedule.history[0].frozen if name.startswith("teacher")]
+
+
+def test_a_twin_that_the_user_froze_with_freeze_is_held_still():
+    network = Distilled()
+    freeze(network, "teacher")
+    before = values(network)
+    by_hand(network, FreezeSchedule(every="6 steps"), None, moves=lambda network: None)
+    assert not [name for name in moved(before, values(network)) if name.startswith("teacher")]
+
+
 def test_a_stage_that_is_left_alone_is_named_in_a_line():
     LINES.clear()
-    by_hand(Distilled(), FreezeSchedule(**MANNERS), None)
-    assert "left alone, as found: teacher" in LINES
+    network = Distilled("student_2")
+    by_hand(network, FreezeSchedule(untouched="student_2"), None)
+    assert "left alone, as found: student_2" in LINES
 
 
 def test_untouched_weights_that_train_go_on_training():
@@ -219,9 +244,7 @@ def two(kind=lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), names=("a"
     for name, tensor in network.named_parameters():
         tensor.stop_gradient = name.startswith(frozen)
     every = Survey(network).weights
-    return sorted(
-        {name.split(".")[0] for name in twins(every, [w.name for w in every if w.trains])}
-    )
+    return sorted(twins(every, [w.name for w in every if w.trains]))
 
 
 def test_a_twin_is_a_frozen_part_of_several_layers_beside_its_like_that_trains():

@@ -59,6 +59,8 @@ def test_of_two_moments_at_one_step_the_later_wins():
         ({0: "*", 9: {"freeze": "fc"}},
          ["[9]['freeze'] fc is to freeze at step 18, after the end of the run"]),
         ({0: "fc", 1: "adapter"}, ["[1]['unfreeze'] adapter is found frozen"]),
+        ({0: "fc", 1: ["fc", "adapter"]},
+         ["[1]['unfreeze'] adapter, fc are open already, or were found frozen (adapter)"]),
         ({0: {"unfreeze": "*", "freeze": "layer1"}, 1: "layer1"}, []),
         ({0: {"freeze": "*", "unfreeze": "fc"}, 1: "*"}, []),
         ({0: "fc", 1: {"freeze": "fc", "unfreeze": "layer1"}, 2: "*"}, []),
@@ -70,6 +72,31 @@ def test_entries_that_change_nothing_are_found(moments, found):
     assert [line.replace(" has no effect:", "") for line in said] == [
         f"unfreeze_at{each}" for each in found
     ]
+
+
+@pytest.mark.parametrize(
+    ("moments", "undone"),
+    [
+        ({0: "fc", 2: "layer1", "4 steps": {"freeze": "layer1"}}, "layer1"),
+        ({0: "fc", 2: ["layer1", "layer2"], "4 steps": {"freeze": "layer1"}}, "layer1"),
+        ({0: "*", 2: {"freeze": "*"}, "50%": ["fc", "layer2"]}, "fc, layer2"),
+        ({0: "fc", 2: "layer1", "5 steps": {"freeze": "layer1"}}, ""),
+        ({0: "fc", 2: "layer1", "4 steps": "layer2"}, ""),
+        ({0: "fc", 1: {"unfreeze": "*", "freeze": "layer1"}}, ""),
+    ],
+)
+def test_entries_that_take_each_other_back_at_one_step_are_found(moments, undone):
+    run = Run.of(epochs=4, steps_per_epoch=2)
+    said = Explicit(moments).no_effect(run, STAGES)
+    if undone:
+        (line,) = said
+        keys = [f"unfreeze_at[{when!r}]" for when in moments if when != 0]
+        assert line == (
+            f"{', '.join(keys)} all come at step 4 of this run and take each other back: {undone} "
+            "would open and freeze at once; move one of them"
+        )
+    else:
+        assert not said
 
 
 # ---------------------------------------------------------------- in each loop
