@@ -223,10 +223,9 @@ class Freezing:
             raise TypeError(
                 f'evaluated({metrics!r}): give metrics by name, such as evaluated({{"acc": 0.5}})'
             )
-        if not metrics and self._plan.strategy.needs_evaluation and self._freezer.holds:
-            raise ValueError(
-                f"evaluated({{}}) has no metric, and {self._plan.strategy!r} needs one"
-            )
+        strategy = self._plan.strategy
+        if not metrics and strategy.needs_evaluation and self._freezer.holds:
+            raise ValueError(f"evaluated({{}}) has no metric, and {strategy!r} needs one")
         self._step = self._step if step is None else step
         self.check_flags(self._step)
         self.notice()
