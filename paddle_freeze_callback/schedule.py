@@ -533,8 +533,11 @@ class FreezeSchedule:
     def on_init_end(self, args: Any, state: Any, control: Any, **context: Any) -> None:
         """The Trainer was built: wrong flags are found now, and a checkpoint may be loaded next."""
         self._take_options_from(args)
-        rates = self._manners["learning_rates"]
-        expect_checkpoint(context.get("model"), self._options.stages, self._strategy, rates)
+        manners = self._manners
+        expect_checkpoint(
+            context.get("model"), self._options.stages, self._strategy,
+            manners["learning_rates"], manners["untouched"], manners["train_norm"],
+        )  # fmt: skip
 
     def on_train_begin(self, *event: Any, **context: Any) -> None:
         """Training begins; in a Trainer after the optimizer's state was loaded."""

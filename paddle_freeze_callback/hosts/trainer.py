@@ -13,11 +13,13 @@ from typing import Any
 from paddle import nn
 
 from ..freezing.savers import adapters, tell_savers
+from ..options.norms import TrainNorm
 from ..session.plan import plan
 from ..session.record import FILE, Record
 from ..session.session import Freezing
 from ..session.transition import brief
 from ..stages.partition import Stages, Survey
+from ..stages.selectors import Selector
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
@@ -160,7 +162,12 @@ class TrainerHost:
 
 
 def expect_checkpoint(
-    network: Any, stages: Stages, strategy: Strategy, rates: LearningRates
+    network: Any,
+    stages: Stages,
+    strategy: Strategy,
+    rates: LearningRates,
+    untouched: Selector | None,
+    train_norm: TrainNorm,
 ) -> None:
     """Have an adapter model load all that a run under this schedule saves.
 
@@ -171,7 +178,7 @@ def expect_checkpoint(
         return
     try:
         survey = Survey(network)
-        openable = plan(survey, stages, strategy, rates).openable
+        openable = plan(survey, stages, strategy, rates, untouched, train_norm).openable
     except (TypeError, ValueError):
         return  # what does not fit is refused when training begins
     tell_savers(network, [weight for weight in survey.weights if weight.name in openable])

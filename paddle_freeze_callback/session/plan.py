@@ -60,6 +60,14 @@ class Plan:
         """Whether the order of the stages decides anything."""
         return self.strategy.ordered or self.learning_rates.lr_decay != 1
 
+    def of_twins(self) -> list[str]:
+        """A line for each twin that is left alone."""
+        return [
+            f"left alone, as found: {part}, the frozen twin of {like}; its statistics and training "
+            f"mode are yours. freeze(network, {part!r}) holds them still"
+            for part, like in self.twins.items()
+        ]
+
     def will_open(self, survey: Survey, run: Run) -> list[Weight]:
         """The weights that open at some time in a run."""
         ever_open = self.strategy.ever_open(run, self.schedulable).union(self.norms.always)

@@ -178,11 +178,8 @@ class Freezing:
             named = [s.name for s in alone if not within(s.parameters[0], self._plan.twins)]
             if named:
                 say(f"left alone, as found: {listing(named)}")
-            for part, like in self._plan.twins.items():
-                say(
-                    f"left alone, as found: {part}, the frozen twin of {like}; its statistics and "
-                    f"training mode are yours. freeze(network, {part!r}) holds them still"
-                )
+            for line in self._plan.of_twins():
+                say(line)
         except BaseException:
             self._put_back()
             raise

@@ -151,6 +151,11 @@ def test_a_frozen_twin_is_named_in_a_line_and_not_among_what_the_schedule_freeze
     assert not [name for name in schedule.history[0].frozen if name.startswith("teacher")]
 
 
+def test_a_preview_names_a_frozen_twin():
+    notes = FreezeSchedule().preview(Distilled(), epochs=2, steps_per_epoch=6).notes
+    assert [note for note in notes if "teacher, the frozen twin of student" in note]
+
+
 def test_a_twin_that_the_user_froze_with_freeze_is_held_still():
     network = Distilled()
     freeze(network, "teacher")
