@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from types import MethodType
 from typing import Any
@@ -75,23 +76,29 @@ def around(
         marks: attributes of the method meanwhile.
 
     Returns:
-        How to stop, in any order with others that do so.
+        How to stop, in any order with others that do so. It does not keep the optimizer alive.
     """
     if not hasattr(optimizer, name):
         return lambda: None
     method, found, over = getattr(optimizer, name), vars(optimizer).get(name), False
+    here = weakref.ref(optimizer)
 
     @functools.wraps(method)
     def wrapped(self: Any, *given: Any, **named: Any) -> Any:
-        if self is not optimizer:  # a deep copy
+        if self is not here():  # a deep copy
             return getattr(type(self), name)(self, *given, **named)
         return method(*given, **named) if over else function(self, method, *given, **named)
 
     def stop() -> None:
         nonlocal over
         over = True
-        while (top := vars(optimizer).get(name)) and getattr(top, "is_over", lambda: False)():
-            setattr(optimizer, name, top.found) if top.found else delattr(optimizer, name)
+        one = here()
+        while (
+            one is not None
+            and (top := vars(one).get(name))
+            and getattr(top, "is_over", lambda: False)()
+        ):
+            setattr(one, name, top.found) if top.found else delattr(one, name)
 
     vars(wrapped).update(marks, is_over=lambda: over, found=found)
     setattr(optimizer, name, MethodType(wrapped, optimizer))
