@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from paddle import nn
@@ -107,6 +108,20 @@ def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, .
             state.frozen.pop(id(weight.tensor), None)
     _hold_by_hand(survey, state)
     return tuple(opened)
+
+
+def held_by_hand(network: nn.Layer, opening: Collection[str]) -> list[str]:
+    """The layers whose statistics :func:`freeze` holds though these weights of theirs open."""
+    state = _by_hand.get(network)
+    if state is None or not state.held:
+        return []
+    survey = Survey(network)
+    ids = {id(survey.by_name[name].tensor) for name in opening}
+    return [
+        path
+        for path, layer, governors in governed(tree(survey), statistics=True)
+        if id(layer) in state.held and not governors.isdisjoint(ids)
+    ]
 
 
 def _hold_by_hand(survey: Survey, state: _ByHand) -> None:

@@ -84,7 +84,8 @@ _KERNELS = (
 def spare(network: nn.Layer) -> Spared:
     """Let every layer of a network train as its flags say, whatever its kernels can do.
 
-    Only layers that need it now are touched; call it again when flags have changed.
+    A layer whose kernel raises, or ends the process, is always stood before: somebody else may
+    set its flags meanwhile. Others only if they need it now; call it again when flags have changed.
 
     Args:
         network: the network.
@@ -116,12 +117,13 @@ class Spared:
         for layer in layers:
             if isinstance(layer, nn.layer.rnn.RNNBase):
                 # Others, such as an LSTM with proj_size, are made of cells, which can do it all.
-                if layer.could_use_cudnn and _which(layer.parameters()) != ALL:
+                if layer.could_use_cudnn:
                     _Aliases.put_on(layer)
                     self._recurrent.append(weakref.ref(layer))
                 continue
             kernel = next((one for one in _KERNELS if isinstance(layer, one.layers)), None)
-            if kernel and _which(_own(layer, kernel).values()) in kernel.fails:
+            own = _own(layer, kernel).values() if kernel else ()
+            if kernel and own and (kernel.inputs or _which(own) in kernel.fails):
                 self._hooks.append(_Hooks(layer, kernel))
 
     def undo(self) -> None:

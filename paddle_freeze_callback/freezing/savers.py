@@ -61,7 +61,8 @@ def tell_savers(network: nn.Layer, trained: Collection[Weight]) -> Callable[[], 
 def _warn_of_inner(network: nn.Layer) -> None:
     """Warn of adapters whose adapter model is outside: it saves, and cannot be found from here."""
     for path, layer in layers(network):
-        if ".peft." in type(layer).__module__:
+        module = type(layer).__module__
+        if path and ".peft." in module and ".prefix" not in module:  # a prefix saves itself
             warn(
                 f"{path} is a {type(layer).__name__}, and the model that saves it is not in this "
                 f"{type(network).__name__}: its checkpoints would lack adapters that are frozen at "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Set
 from typing import Any
 
@@ -79,11 +80,20 @@ class GlobalStatistics:
 
     def __init__(self, layer: nn.Layer) -> None:
         self._layer = layer
-        self._found = layer._use_global_stats
+        holders, found = _held.get(layer, (0, layer._use_global_stats))
+        _held[layer] = holders + 1, found
         layer._use_global_stats = True
 
     def undo(self) -> None:
-        self._layer._use_global_stats = self._found
+        holders, found = _held.pop(self._layer)
+        if holders > 1:
+            _held[self._layer] = holders - 1, found
+        else:
+            self._layer._use_global_stats = found
+
+
+# How many hold a layer, for freeze() and a run may, in whatever order they end; and how it was.
+_held: weakref.WeakKeyDictionary[nn.Layer, tuple[int, Any]] = weakref.WeakKeyDictionary()
 
 
 def hold_statistics(layer: nn.Layer) -> EvalForward | GlobalStatistics:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from ..freezing import optimizer as optimizers
@@ -70,12 +71,15 @@ class Follower:
         self._told = step is not None
         self._record, self._checkpoint = record, checkpoint
         self._epoch = iteration  # of the DataLoader that trains; 0 before its first batch
+        self._found_frozen: list[paddle.Tensor] = []  # until the first step
+        self._stepped: set[int] = set()  # which of several optimizers did, in this step
         self._state: Any = None  # that an optimizer handed out since its last step
         self._busy = False
         self._undo: list[Callable[[], None]] = []
         for optimizer in self._optimizers:
             follower = getattr(optimizer.step, "follower", None)
-            if follower is not None:
+            # The method of a deep copy has the mark of what it is a copy of.
+            if follower is not None and any(one is optimizer for one in follower._optimizers):
                 follower.close(verify=False)
         for optimizer in self._optimizers:
             for name, through in (
@@ -102,15 +106,38 @@ class Follower:
 
     def forward_begins(self, layer: nn.Layer) -> None:
         """Some layer's forward begins, in training mode with gradients on."""
+        if self._found_frozen:  # the run has begun, and nothing stepped yet
+            if layer is self._network:
+                self._begin_anew()
+            return
         ours = {id(one) for one in self._network.sublayers(include_self=True)}
         if ours.isdisjoint(id(one) for one in layer.sublayers(include_self=True)):
             return
+        self._step_is_over()
+        if self.run is None and all(one.stop_gradient for one in self._network.parameters()):
+            return  # frozen for somebody else's step, as loops of GANs do
+        first = self.run is None
         self.begin()
-        FORWARDS.leave(self)
+        if not (first and self._found_frozen):
+            FORWARDS.leave(self)
         if self._counts_epochs and self._epoch != latest_iteration():
             self._epoch = latest_iteration()
             assert self.run is not None
             self.run.epoch_began(self.steps_done)
+
+    def _begin_anew(self) -> None:
+        """A loop may freeze the network for somebody else's step before its own first one.
+
+        As loops of GANs do. What is open before anything stepped was not found frozen.
+        """
+        opened = [tensor for tensor in self._found_frozen if not tensor.stop_gradient]
+        if opened and self.run is not None:
+            self.run.restore()
+            for tensor in opened:
+                tensor.stop_gradient = False
+            self.run = None
+            self._say("weights that were frozen opened before the first step: begins again")
+            self.begin()
 
     def batch_comes(self, iteration: int) -> None:
         """A batch of another iteration than the last one comes.
@@ -125,6 +152,7 @@ class Follower:
         """``paddle.save`` wrote a file: if our optimizer's state is in it, our record follows."""
         if self._state is None or self.run is None or not holds(obj, self._state):
             return
+        self._step_is_over()
         place = _without_ending(path)
         # A folder of that name is somebody else's: best_model/ beside best_model.pdopt.
         self.run.save(path if os.path.isdir(place) else place, self.steps_done)
@@ -148,6 +176,8 @@ class Follower:
         if self._counts_epochs and self.steps_done and not self._length.epoch_starts:
             raise ValueError(f"a run that goes on cannot count epochs alone; {_EPOCHS}")
         several = len(self._optimizers) > 1
+        every = Survey(self._network).weights
+        self._found_frozen = [weight.tensor for weight in every if not weight.trains]
         self.run = self._begin(
             self._network,
             list(self._optimizers) if several else self._optimizers[0],
@@ -173,6 +203,11 @@ class Follower:
                 "no forward of the network in training mode was seen before the first step: frozen "
                 "from here on; running statistics have moved already"
             )
+        if self._found_frozen:
+            self._found_frozen = []
+            FORWARDS.leave(self)
+        if optimizer is self._optimizers[0]:
+            self._step_is_over()  # the one before
         self._busy = True
         try:
             result = method(*given, **named)
@@ -180,11 +215,21 @@ class Follower:
             self._busy = False
         self._state = None
         forget_loaded()
-        if optimizer is self._optimizers[0]:
-            self._count()
+        # With several, a step is over when all have stepped, or, at the latest, where the next
+        # one begins: what freezes then still trains with the others.
+        self._stepped.add(id(optimizer))
+        if len(self._stepped) == len(self._optimizers):
+            self._step_is_over()
+        elif id(self._optimizers[0]) in self._stepped:
+            FORWARDS.listen(self)
         return result
 
-    def _count(self) -> None:
+    def _step_is_over(self) -> None:
+        """Count a step if the first optimizer, whose steps are counted, has done one."""
+        if id(self._optimizers[0]) not in self._stepped:
+            return
+        self._stepped.clear()
+        FORWARDS.leave(self)
         self.steps_done += 1
         assert self.run is not None
         total = self._length.total_steps
@@ -247,6 +292,7 @@ class Follower:
             ValueError: if it was not given all that will open.
         """
         assert self.run is not None
+        self._step_is_over()
         record, length = self.run.record, self.run.length
         self._let_go()
         self.run.verify()
@@ -272,12 +318,14 @@ class Follower:
         """
         if self.run is None:
             raise RuntimeError("nothing was trained yet")
+        self._step_is_over()
         self.run.evaluated(metrics)
 
     def close(self, *, verify: bool = True) -> None:
         """The run is over: verify if asked to, and leave optimizer and network as found."""
         if not self._undo:
             return
+        self._step_is_over()
         self._let_go()
         if self.run is None:
             if verify:

@@ -40,9 +40,10 @@ def twins(every: Sequence[Weight], openable: Collection[str]) -> dict[str, str]:
     """The frozen twins of parts that train, each with the part that it is a twin of.
 
     That is an EMA teacher, a target network, a reference model: a part of several layers, frozen
-    as a whole, beside one whose weights have the same names and shapes. Parts that a number
-    tells apart, such as blocks, are no twins. An ordinary branch that the user froze looks the
-    same: the start of a run names what is found here.
+    as a whole, beside one that has weights of the same names and shapes, and maybe more (an
+    online network with its predictor). Parts that a number tells apart, such as blocks, are no
+    twins. An ordinary branch that the user froze looks the same: the start of a run names what is
+    found here.
 
     >>> import paddle
     >>> block = lambda: paddle.nn.Sequential(paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 2))
@@ -51,23 +52,30 @@ def twins(every: Sequence[Weight], openable: Collection[str]) -> dict[str, str]:
     >>> twins(every, [one.name for one in every if one.name.startswith("online")])
     {'target': 'online'}
     """
-    parts: dict[str, list[Weight]] = {}
+    parts: dict[str, dict[str, Weight]] = {}
     for weight in every:
         path = weight.name.split(".")
         for end in range(1, len(path) - 1):
-            if any(re.search(r"\d", name) for name in path[:end]):
-                break
-            parts.setdefault(".".join(path[:end]), []).append(weight)
-    kinds: dict[tuple[object, ...], list[str]] = {}
-    for place, members in parts.items():
-        inside = [(one.name[len(place) + 1 :], tuple(one.tensor.shape)) for one in members]
-        if len({name.rpartition(".")[0] for name, _ in inside}) > 1:
-            kinds.setdefault((place.rpartition(".")[0], *inside), []).append(place)
+            if not re.search(r"\d", path[end - 1]):
+                inside = parts.setdefault(".".join(path[:end]), {})
+                inside[".".join(path[end:])] = weight
+    trains: dict[str, list[str]] = {}  # by what is around them
+    for place, inside in parts.items():
+        if any(one.name in openable for one in inside.values()):
+            trains.setdefault(place.rpartition(".")[0], []).append(place)
     found: dict[str, str] = {}
-    for places in kinds.values():
-        trains = [place for place in places if any(one.name in openable for one in parts[place])]
-        found.update((place, trains[0]) for place in places if trains and place not in trains)
+    for place, inside in parts.items():
+        beside = trains.get(place.rpartition(".")[0], [])
+        if place in beside or len({name.rpartition(".")[0] for name in inside}) < 2:
+            continue
+        for other in beside:
+            if all(_like(one, parts[other].get(name)) for name, one in inside.items()):
+                found.setdefault(place, other)
     return {one: found[one] for one in found if not within(one, found)}
+
+
+def _like(one: Weight, other: Weight | None) -> bool:
+    return other is not None and list(one.tensor.shape) == list(other.tensor.shape)
 
 
 def within(name: str, places: Collection[str]) -> bool:

@@ -24,6 +24,7 @@ from ..checks import is_number
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates
 from ..freezing.best_weights import BestWeights
+from ..freezing.by_hand import held_by_hand
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
@@ -99,6 +100,12 @@ class Freezing:
         for doubt in doubts(self._plan, run):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
+        held = held_by_hand(network, [weight.name for weight in will_open])
+        if held:
+            warn(
+                f"freeze() holds the statistics of {listing(held)}, whose weights this schedule "
+                "opens; call unfreeze() before the run, and leave it to the schedule"
+            )
         self.history: list[Transition] = []
         self.metrics: dict[str, list[tuple[int, float]]] = {}
         self._optimizer = optimizer
@@ -291,7 +298,7 @@ class Freezing:
             RuntimeError: if one was, and the schedule has ``on_conflict="error"``.
         """
         if self.history and self._freezer.holds:
-            self._conflicts.look_soon(step)
+            self._conflicts.between(step, soon=True)
 
     def verify(self, step: int | None = None) -> None:
         """Check that nothing that the schedule froze has moved since the last transition.
@@ -308,7 +315,7 @@ class Freezing:
             return
         now = self._freezer.checksums()
         for name, before in self._sums.items():
-            if now[name] != before:
+            if now.get(name, before) != before:
                 raise RuntimeError(
                     f"{name} moved although it is frozen, between steps "
                     f"{self.history[-1].step} and {self._step}; " + self._conflicts.who_moved(name)
@@ -319,9 +326,10 @@ class Freezing:
         self._step = self._step if step is None else step
         try:
             if verify and self._freezer.holds:
-                if self._conflicts.seen > 1 and self._step == self.history[0].step:
+                stepped = max(self._conflicts.seen.values(), default=0)
+                if stepped > 1 and self._step == self.history[0].step:
                     warn(
-                        f"the optimizer stepped {self._conflicts.seen} times, and the schedule was "
+                        f"the optimizer stepped {stepped} times, and the schedule was "
                         "never told: nothing opened or froze after the start. Call step() of what "
                         "attach() returned after each step of the optimizer"
                     )
@@ -495,11 +503,11 @@ class Freezing:
                 "another FreezeSchedule took over this network; "
                 "give one schedule to a training run, not two"
             )
-        if self._conflicts.due(self._step):
-            self.check_flags(self._step)
+        if self.history and self._step >= self._conflicts.next:
+            self._conflicts.between(self._step)
         if self._step >= self._due:
             self._look_at_all()
-        self._next = self._due if self._conflicts.seen else min(self._due, self._conflicts.next)
+        self._next = min(self._due, self._conflicts.next)
 
     def _look_at_all(self) -> None:
         self._numbers = None
@@ -594,7 +602,7 @@ class Freezing:
         if first is None or self._step <= first.began or not first.conclusive(self._step):
             return
         self._first_step = None
-        findings = first.finish(known=self.unreached)
+        findings = first.finish(known=(*self.unreached, *self._conflicts.closed))
         self.unreached += findings.names
         for line in findings.lines():
             self._say(line)

@@ -18,16 +18,21 @@ import paddle
 from paddle import nn
 from paddle.distributed import fleet
 
-# Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors.
+# Statistics that Paddle stores as parameters: BatchNorm's, and SpectralNorm's vectors. In its own
+# layers they stay what they are when somebody opens "all parameters", which names them too;
+# elsewhere the names alone do not tell.
 _STATISTIC_PARAMETERS = (("_mean", "_variance"), ("weight_u", "weight_v"))
+_NORMS = (nn.layer.norm._BatchNormBase, nn.BatchNorm, nn.SpectralNorm)
 
 # What quanters and observers measure in quantization-aware training, also stored as parameters.
 _MEASURED = ("_scale", "_state", "_accum")
-_QUANTIZATION = ("paddle.nn.quant.", "paddle.quantization.", "paddleslim.")
+_QUANTIZATION = ("paddle.nn.quant.", "paddle.quantization.")
+_QUANTIZATION_TOO = ("paddleslim.",)  # which also has scales that train
 
 # How authors name the statistics that they register as buffers, and as parameters.
 _STATISTIC_BUFFER = re.compile(r"_?((running|moving|global)_)?(mean|var|variance)|weight_[uv]")
 _STATISTIC_IN_DISGUISE = re.compile(r"_?(running|moving|global)_(mean|var|variance)")
+_NOTHING_ELSE = re.compile(r"_?(running|moving)_(mean|var|variance)")  # whatever its flag
 
 #: What the kinds of a bias say of it.
 BIAS = "bias"
@@ -106,12 +111,17 @@ def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     >>> running_statistics(paddle.nn.LayerNorm(3))
     {}
     """
-    frozen = {name: one for name, one in own_parameters(layer).items() if one.stop_gradient}
+    own = own_parameters(layer)
+    surely = isinstance(layer, _NORMS)
     for group in _STATISTIC_PARAMETERS:
-        if all(name in frozen for name in group):
-            return {name: frozen[name] for name in group}
+        if all(name in own and (surely or own[name].stop_gradient) for name in group):
+            return {name: own[name] for name in group}
     return {
-        **{name: one for name, one in frozen.items() if _STATISTIC_IN_DISGUISE.fullmatch(name)},
+        **{
+            name: one
+            for name, one in own.items()
+            if (_STATISTIC_IN_DISGUISE if one.stop_gradient else _NOTHING_ELSE).fullmatch(name)
+        },
         **{
             name: buffer
             for name, buffer in layer.named_buffers(include_sublayers=False)
@@ -122,11 +132,16 @@ def running_statistics(layer: nn.Layer) -> dict[str, paddle.Tensor]:
 
 def measured(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     """What this layer itself measures for quantization-aware training, by attribute."""
-    frozen = {name: one for name, one in own_parameters(layer).items() if one.stop_gradient}
-    library = frozen and type(layer).__module__.startswith(_QUANTIZATION)
-    if library or all(name in frozen for name in _MEASURED):
-        return {name: one for name, one in frozen.items() if name in _MEASURED}
-    return {}
+    own = own_parameters(layer)
+    module = type(layer).__module__
+    # All three together are no weights either when somebody opens "all parameters".
+    surely = module.startswith(_QUANTIZATION) or all(name in own for name in _MEASURED)
+    maybe = module.startswith(_QUANTIZATION_TOO)
+    return {
+        name: one
+        for name, one in own.items()
+        if name in _MEASURED and (surely or (maybe and one.stop_gradient))
+    }
 
 
 def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import re
 import warnings
 
@@ -12,7 +13,7 @@ import pytest
 from networks import Images, conv_net, model_for, moved, open_names, values
 from trainers import TrainerCallback, tiny_bert, trainer_for
 
-from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback import FreezeSchedule, freeze, unfreeze
 from paddle_freeze_callback.freezing.freezer import Freezer
 from paddle_freeze_callback.freezing.optimizer import around
 from paddle_freeze_callback.stages.weights import weights
@@ -561,3 +562,330 @@ def test_a_loop_that_forgets_to_call_step_is_told_at_its_end():
         optimizer.clear_grad()
     with pytest.warns(UserWarning, match="stepped 3 times, and the schedule was never told"):
         run.close()
+
+
+# ------------------------------------------------------------ "all parameters" name statistics, too
+
+
+def open_parameters(network):
+    """As everybody writes it; BatchNorm's statistics are parameters."""
+    for tensor in network.parameters():
+        tensor.stop_gradient = False
+
+
+STATISTICS = re.compile(r".*\.(_mean|_variance)")
+
+
+@AROUND
+def test_statistics_that_somebody_opens_with_the_weights_stay_statistics(loop, tmp_path):
+    schedule = FreezeSchedule(strategy="head_only", on_conflict="enforce", verify=True)
+    changed = loop(schedule, open_parameters, lambda network: None, tmp_path)
+    assert changed
+    assert all(HEAD.match(name) for name in changed)
+    assert not [name for stage in schedule.run.stages for name in stage.parameters
+                if STATISTICS.match(name)]  # fmt: skip
+
+
+def test_a_network_opened_whole_before_the_run_has_no_weights_more():
+    network, opened = conv_net(), conv_net()
+    open_parameters(opened)
+    assert [weight.name for weight in weights(network)] == [w.name for w in weights(opened)]
+    schedule = FreezeSchedule(strategy="head_only", verify=True)
+    start = values(opened)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        model_for(opened).fit(Images(), batch_size=4, epochs=2, verbose=0, callbacks=[schedule])
+    assert all(HEAD.match(name) for name in moved(start, values(opened)))
+    assert not [one for one in record if "gradient" in str(one.message)]
+
+
+# ------------------------------------------------------------ optimizers that come, rest or share
+
+
+def two_optimizers(network):
+    upper = [tensor for name, tensor in network.named_parameters() if HEAD.match(name)]
+    lower = [tensor for name, tensor in network.named_parameters() if not HEAD.match(name)]
+    return [paddle.optimizer.SGD(0.1, parameters=one) for one in (upper, lower)]
+
+
+def backward(network):
+    network.train()
+    network(paddle.rand([4, 1, 6, 6])).mean().backward()
+
+
+def test_an_optimizer_that_the_loop_built_anew_is_not_seen_so_flags_are_compared_between_steps():
+    network, run = attached(FreezeSchedule(strategy="head_only", on_conflict="enforce"))
+    first = run._optimizer
+    backward(network)
+    first.step()
+    run.step()
+    rebuilt = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    for _ in range(8):
+        open_all(network)
+        backward(network)
+        rebuilt.step()
+        rebuilt.clear_grad()
+        run.step()
+    assert all(HEAD.match(name) for name in open_names(network))
+
+
+@pytest.mark.parametrize("resting", [0, 1])
+def test_an_optimizer_that_steps_every_second_time_is_compared_as_often(resting):
+    network = conv_net()
+    both = two_optimizers(network)
+    schedule = FreezeSchedule(unfreeze_at={0: "block3"}, on_conflict="error")
+    opened = [tensor for one in (both[resting],) for tensor in one._parameter_list]
+    run = schedule.attach(network, both, total_steps=50)
+    with pytest.raises(RuntimeError, match="are open although the schedule has them frozen"):
+        for step in range(50):
+            for tensor in opened:
+                tensor.stop_gradient = False
+            backward(network)
+            for index, one in enumerate(both):
+                if index != resting or step % 2:
+                    one.step()
+                    one.clear_grad()
+            run.step()
+    assert run.steps_done < 5
+    run.close(verify=False)
+
+
+def test_each_of_several_optimizers_has_its_line():
+    network = conv_net()
+    both = two_optimizers(network)
+    with (
+        warnings.catch_warnings(record=True) as record,
+        FreezeSchedule(unfreeze_at={0: "block3"}).attach(network, both, total_steps=9) as run,
+    ):
+        warnings.simplefilter("always")
+        for _ in range(9):
+            open_all(network)
+            backward(network)
+            for one in both:
+                one.step()
+                one.clear_grad()
+            run.step()
+    assert [line.split(" ")[0].split(".")[0] for line in told(record)] == ["fc", "block1"]
+
+
+def test_enforce_moves_nothing_that_has_no_gradient():
+    """Decay and momentum would."""
+    network = conv_net()
+    optimizer = paddle.optimizer.AdamW(0.1, parameters=network.parameters(), weight_decay=0.5)
+    schedule = FreezeSchedule(unfreeze_at={0: "*"}, on_conflict="enforce")
+    kept = []
+    with (
+        warnings.catch_warnings(record=True) as record,
+        schedule.attach(network, optimizer, total_steps=9) as run,
+    ):
+        warnings.simplefilter("always")
+        for step in range(9):
+            for tensor in network.block1.parameters() if step else ():
+                tensor.stop_gradient = True
+            backward(network)
+            optimizer.step()
+            optimizer.clear_grad()
+            run.step()
+            kept.append(network.block1[0].weight.numpy())
+    assert all((one == kept[0]).all() for one in kept)
+    assert [line for line in told(record) if "frozen before each forward does not train" in line]
+
+
+def test_enforce_trains_what_was_frozen_after_its_backward():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    schedule = FreezeSchedule(unfreeze_at={0: "*"}, on_conflict="enforce")
+    kept = []
+    with (
+        warnings.catch_warnings(),
+        schedule.attach(network, optimizer, total_steps=5) as run,
+    ):
+        warnings.filterwarnings("error", message=".*somebody else.*")
+        for _ in range(5):
+            backward(network)
+            freeze_all(network)
+            optimizer.step()
+            optimizer.clear_grad()
+            run.step()
+            kept.append(network.block1[0].weight.numpy())
+    assert all((one != two).any() for one, two in itertools.pairwise(kept))
+
+
+def test_an_error_that_is_caught_comes_again_at_the_next_step():
+    network, run = attached(FreezeSchedule(strategy="head_only", on_conflict="error"))
+    start = values(network)
+    for _ in range(3):
+        open_all(network)
+        backward(network)
+        with pytest.raises(RuntimeError, match="somebody else"):
+            run._optimizer.step()
+        run._optimizer.clear_grad()
+        run.step()
+    assert not [name for name in moved(start, values(network)) if not STATISTICS.match(name)]
+
+
+def test_what_somebody_froze_is_not_said_to_be_out_of_reach_as_well():
+    lines = []
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    schedule = FreezeSchedule(strategy="head_only")
+    with (
+        warnings.catch_warnings(record=True) as record,
+        schedule.attach(network, optimizer, total_steps=9, say=lines.append) as run,
+    ):
+        warnings.simplefilter("always")
+        for _ in range(9):
+            for tensor in network.fc.parameters():
+                tensor.stop_gradient = True
+            network.block1[0].weight.stop_gradient = False
+            backward(network)
+            optimizer.step()
+            optimizer.clear_grad()
+            run.step()
+    assert not [line for line in lines if "reaches" in line or "gradient" in line]
+    assert [line for line in told(record) if "are frozen although" in line]
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_follow_ends_a_step_when_all_optimizers_have_stepped(order):
+    ends = []
+    for host in ("attach", "follow"):
+        paddle.seed(7)
+        network = conv_net()
+        both = two_optimizers(network)
+        schedule = FreezeSchedule(
+            unfreeze_at={0: "*", "2 steps": {"freeze": "block2"}, "4 steps": "*"}
+        )
+        listed = [both[index] for index in order]
+        with getattr(schedule, host)(network, listed, total_steps=6) as run:
+            for _ in range(6):
+                backward(network)
+                for one in both:
+                    one.step()
+                for one in both:
+                    one.clear_grad()
+                if host == "attach":
+                    run.step()
+        assert run.steps_done == 6
+        ends.append(values(network))
+    assert not moved(*ends)
+
+
+def test_follow_ends_a_step_at_the_next_forward_when_one_optimizer_rests():
+    seen = []
+    network = conv_net()
+    both = two_optimizers(network)
+    schedule = FreezeSchedule(unfreeze_at={0: "fc", "3 steps": "*"})
+    with schedule.follow(network, both, total_steps=6) as run:
+        for step in range(6):
+            network.train()
+            loss = network(paddle.rand([4, 1, 6, 6])).mean()
+            seen.append("block1.0.weight" in open_names(network))
+            loss.backward()
+            for one in both[: 1 + step % 2]:
+                one.step()
+                one.clear_grad()
+    assert seen == [False] * 3 + [True] * 3
+    assert run.steps_done == 6
+
+
+@pytest.mark.parametrize("first", [discriminator_first, generator_first])
+@pytest.mark.parametrize("mode", ["warn", "enforce"])
+def test_follow_takes_a_network_that_a_gan_froze_for_the_other_step_as_open(first, mode):
+    judge, maker = conv_net(), conv_net()
+
+    class Picture(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = maker
+
+        def forward(self, images):
+            return images + self.inner(images).mean()
+
+    picture = Picture()
+    optimizers, lines = [], []
+    for one in (judge, picture):
+        optimizers.append(paddle.optimizer.SGD(0.01, parameters=one.parameters()))
+    start = values(judge)
+    freeze_all(picture)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*somebody else.*")
+        schedule = FreezeSchedule(unfreeze_at={0: "*"}, on_conflict=mode)
+        with schedule.follow(judge, optimizers[0], total_steps=4, say=lines.append):
+            for _ in range(4):
+                first(judge, picture, *optimizers, lambda: open_all(judge))
+    assert {"fc.weight", "block1.0.weight"} <= moved(start, values(judge))
+
+
+def test_following_a_copy_of_an_optimizer_leaves_the_run_of_the_original():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    run = FreezeSchedule(strategy="head_only").follow(network, optimizer, total_steps=9)
+    other, twin = copy.deepcopy((network, optimizer))
+    FreezeSchedule().follow(other, twin, total_steps=9).close(verify=False)
+    backward(network)
+    optimizer.step()
+    assert run.steps_done == 1
+    run.close()
+
+
+def test_freeze_in_the_middle_of_a_run_leaves_statistics_free_after_unfreeze():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    schedule = FreezeSchedule(unfreeze_at={0: "fc", "1 steps": "*"})
+    with schedule.attach(network, optimizer, total_steps=3) as run:
+        freeze(network, "block1")
+        run.step()
+    unfreeze(network)
+    start = values(network)
+    backward(network)
+    assert "block1.1._mean" in moved(start, values(network))
+
+
+def test_statistics_that_freeze_holds_although_their_stage_opens_are_warned_of():
+    network = conv_net()
+    freeze(network, "block1")
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with pytest.warns(UserWarning, match=r"freeze\(\) holds the statistics of block1\.1, whose"):
+        run = FreezeSchedule(stages=["fc", "block2", "block1"]).attach(
+            network, optimizer, total_steps=9
+        )
+    run.close(verify=False)
+
+
+class AboveFrozen(paddle.nn.Layer):
+    def __init__(self, layer):
+        super().__init__()
+        self.below, self.layer, self.fc = paddle.nn.Conv2D(1, 4, 3), layer, paddle.nn.Linear(4, 2)
+
+    def forward(self, images):
+        features = self.below(images)
+        if isinstance(self.layer, paddle.nn.LSTM):
+            return self.fc(self.layer(features.flatten(2).transpose([0, 2, 1]))[0].mean(1))
+        return self.fc(self.layer(features).mean([2, 3]))
+
+
+@pytest.mark.parametrize("kind", ["InstanceNorm2D", "PReLU", "LSTM", "GroupNorm"])
+def test_layers_whose_kernels_raise_are_stood_before_whatever_somebody_sets(kind):
+    make = {
+        "InstanceNorm2D": lambda: paddle.nn.InstanceNorm2D(4),
+        "PReLU": lambda: paddle.nn.PReLU(4),
+        "LSTM": lambda: paddle.nn.LSTM(4, 4),
+        "GroupNorm": lambda: paddle.nn.GroupNorm(2, 4),
+    }[kind]
+    warnings.simplefilter("ignore")  # of what the rival freezes; pytest puts that back
+    for begins_open in (True, False):
+        network = AboveFrozen(make())
+        optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+        schedule = FreezeSchedule(
+            unfreeze_at={0: ["fc", "layer"] if begins_open else "fc"}, on_conflict="enforce"
+        )
+        with schedule.attach(network, optimizer, total_steps=3) as run:
+            for _ in range(3):
+                own = network.layer.parameters()
+                for tensor in own[:1] if begins_open else own:
+                    tensor.stop_gradient = begins_open
+                network(paddle.rand([2, 1, 6, 6])).mean().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                run.step()

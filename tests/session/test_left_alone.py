@@ -245,11 +245,18 @@ def test_an_untouched_that_is_no_selector_is_refused(wrong):
 
 
 def two(kind=lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), names=("a", "b"), frozen="b"):
-    network = nn.LayerDict({name: kind() for name in names})
+    return sorted(twins_of(nn.LayerDict({name: kind() for name in names}), frozen))
+
+
+def encoder_of_two():
+    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
+def twins_of(network, frozen):
     for name, tensor in network.named_parameters():
         tensor.stop_gradient = name.startswith(frozen)
     every = Survey(network).weights
-    return sorted(twins(every, [w.name for w in every if w.trains]))
+    return twins(every, [w.name for w in every if w.trains])
 
 
 def test_a_twin_is_a_frozen_part_of_several_layers_beside_its_like_that_trains():
@@ -262,6 +269,11 @@ def test_a_twin_is_a_frozen_part_of_several_layers_beside_its_like_that_trains()
     assert two(kind=lambda: nn.Linear(2, 2)) == []
     assert two(frozen=("a", "b")) == []
     assert two(frozen="b.0") == []
+    predictor = nn.LayerDict({"net": encoder_of_two(), "predictor": encoder_of_two()})
+    both = nn.LayerDict({"online": predictor, "target": nn.LayerDict({"net": encoder_of_two()})})
+    assert twins_of(both, "target") == {"target": "online"}
+    assert twins_of(nn.LayerList([both]), "0.target") == {"0.target": "0.online"}
+    assert twins_of(both, "online") == {}
 
 
 def test_statistics_that_are_the_users_go_on_moving_beside_a_cache():
