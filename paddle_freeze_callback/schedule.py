@@ -203,9 +203,9 @@ class FreezeSchedule:
 
         ``strategy="fine_tune"`` is the same with the defaults. The optimizer's rate, without a
         scheduler, is fastai's ``base_lr``, which is 2e-3 there; the second cycle peaks at half of
-        it. The epochs of the run are all, those of the head among them. fastai cycles momentum,
-        too, and trains normalization layers from the start: for the latter give
-        ``train_norm="always"``.
+        it. The epochs of the run are all, those of the head among them. Only the rates are
+        fastai's: it cycles momentum, too, forgets the optimizer's state at the opening, and
+        trains normalization layers from the start, as ``train_norm="always"`` does.
 
         Source: Howard & Gugger 2020, "fastai: A Layered API for Deep Learning"; numbers as in
         version 2 of fastai.

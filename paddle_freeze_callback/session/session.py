@@ -411,6 +411,11 @@ class Freezing:
         return self._plan.multipliers
 
     @property
+    def shapes_phases(self) -> bool:
+        """Whether the rate changes within a phase."""
+        return self._plan.learning_rates.shaped
+
+    @property
     def learning_rates(self) -> dict[str, float]:
         """The effective learning rate of each open stage, now."""
         return {

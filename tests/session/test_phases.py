@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Images, Stream, conv_net, fit, model_for, moved, rates_of, values
 from timelines import NAMES, line
-from trainers import TrainerCallback, tiny_bert, trainer_for
+from trainers import TrainerCallback, logger, tiny_bert, trainer_for
 
 from paddle_freeze_callback import (
     Cyclic,
@@ -262,8 +262,12 @@ def test_in_fit_the_rates_of_phases_multiply_a_scheduler_s():
     assert [change.step for change in schedule.history] == [0, 3]
 
 
-def test_in_a_trainer_flags_say_the_same(tmp_path):
-    found = []
+@pytest.mark.parametrize("scheduler", ["constant", "linear"])
+def test_in_a_trainer_flags_say_the_same_and_its_own_schedule_is_told_of(
+    tmp_path, monkeypatch, scheduler
+):
+    found, lines = [], []
+    monkeypatch.setattr(logger, "info", lambda line, *rest: lines.append(str(line)))
 
     class See(TrainerCallback):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
@@ -272,9 +276,12 @@ def test_in_a_trainer_flags_say_the_same(tmp_path):
     trainer_for(
         tiny_bert(), tmp_path, [FreezeSchedule(), See()], num_train_epochs=3,
         per_device_train_batch_size=8, freeze_phase_lr=["constant", "linear"],
+        lr_scheduler_type=scheduler,
         freeze_unfreeze_at=['{0: classifier, 1: {unfreeze: "*", lr: 5e-1}, 2: {lr: 0.25}}'],
     ).train()  # fmt: skip
     assert found == pytest.approx(RATES)
+    told = [line for line in lines if "phase_lr multiplies what lr_scheduler_type='linear'" in line]
+    assert len(told) == (scheduler == "linear")
 
 
 def test_a_followed_loop_has_them_too():
