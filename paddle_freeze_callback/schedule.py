@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from paddle import nn
 
 from .cache.options import CacheOptions
-from .checks import documented
+from .checks import documented, named, positive
 from .hosts import Follower, HapiHost, TrainerHost, announce, expect_checkpoint
 from .options import reading
 from .options.flags import PREFIX
@@ -27,7 +27,7 @@ from .session.record import Record, record_named
 from .session.transition import Transition
 from .strategies.base import Strategy
 from .strategies.by_name import RECIPES
-from .strategies.moments import When
+from .strategies.moments import Moment, When
 from .strategies.periodic import RandomStages
 from .strategies.run import Run
 from .strategies.timed import HeadThenAll
@@ -120,7 +120,7 @@ class FreezeSchedule:
         """
         _no_strategy("ulmfit", options)
         recipe = RECIPES["ulmfit"]
-        return cls(**{**recipe.arguments, "lr_decay": recipe.lr_decay, **options})
+        return cls(**{**recipe.arguments, **recipe.rates, **options})
 
     @classmethod
     def lp_ft(cls, at: When = "50%", **options: Any) -> FreezeSchedule:
@@ -188,6 +188,47 @@ class FreezeSchedule:
         """
         _no_strategy("bitfit", options)
         return cls(strategy="bitfit", **options)
+
+    @classmethod
+    def fine_tune(
+        cls,
+        *,
+        freeze_epochs: When = 1,
+        lr_mult: float = 100,
+        pct_start: float = 0.3,
+        div: float = 5,
+        **options: Any,
+    ) -> FreezeSchedule:
+        """As fastai's ``fine_tune``: the head for one cycle, then everything for another.
+
+        ``strategy="fine_tune"`` is the same with the defaults. The optimizer's rate, without a
+        scheduler, is fastai's ``base_lr``, which is 2e-3 there; the second cycle peaks at half of
+        it. The epochs of the run are all, those of the head among them. Only the rates are
+        fastai's: it cycles momentum, too, forgets the optimizer's state at the opening, and
+        trains normalization layers from the start, as ``train_norm="always"`` does.
+
+        Source: Howard & Gugger 2020, "fastai: A Layered API for Deep Learning"; numbers as in
+        version 2 of fastai.
+
+        Args:
+            freeze_epochs: how long the head trains alone, as any moment.
+            lr_mult: in the second cycle, rate of the head / that of the last stage.
+            pct_start: the share of the second cycle in which the rate rises.
+            div: in the second cycle, peak / first rate.
+            options: further options of the constructor.
+
+        >>> FreezeSchedule.fine_tune(freeze_epochs=2).strategy
+        HeadThenAll(at=2)
+        """
+        _no_strategy("fine_tune", options)
+        named("freeze_epochs", Moment.of, freeze_epochs)
+        positive("lr_mult", lr_mult, "100")
+        given = {
+            "strategy": HeadThenAll(freeze_epochs),
+            "lr_decay": f"{lr_mult} in all",
+            "phase_lr": ["one_cycle:0.99", f"one_cycle:{pct_start}:{div}"],
+        }
+        return cls(**{**RECIPES["fine_tune"].rates, **given, **options})
 
     @classmethod
     def from_args(cls, args: Any) -> FreezeSchedule:

@@ -102,6 +102,11 @@ def open_names(network: nn.Layer) -> list[str]:
     return [name for name, tensor in network.named_parameters() if not tensor.stop_gradient]
 
 
+def rates_of(network: nn.Layer) -> dict[str, float]:
+    """The learning-rate multiplier of each parameter."""
+    return {n: t.optimize_attr["learning_rate"] for n, t in network.named_parameters()}
+
+
 class Watch(paddle.callbacks.Callback):
     """Notes, at the end of each batch, which stages are open and what has moved."""
 

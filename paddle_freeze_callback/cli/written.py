@@ -14,6 +14,7 @@ from paddle import nn
 from ..schedule import FreezeSchedule
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
+from ..session.timeline import Timeline
 from ..stages.partition import Stages, Survey, covering
 from ..stages.selectors import select
 from ..strategies.base import Strategy
@@ -31,7 +32,10 @@ def _asked(schedule: FreezeSchedule) -> tuple[Stages, Strategy, LearningRates, d
 
 
 # Options that moments and rates express, and options that belong to one run.
-_EXPRESSED = ("stages", "strategy", "every", "start", "unfreeze_at", "lr", "lr_decay", "train_norm")
+_EXPRESSED = (
+    "stages", "strategy", "every", "start", "unfreeze_at", "lr", "lr_decay", "train_norm",
+    "phase_lr", "phase_decay",
+)  # fmt: skip
 _OF_A_RUN = ("resume_at", "resume_from")
 
 
@@ -58,6 +62,8 @@ def written_out(
             "run, schedule.run.as_explicit() gives them"
         )
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
+    if any(not isinstance(shape, str) for shape in rates.shapes):
+        raise MistakeError("--yaml: phase_lr is a function, which no file can hold")
     survey = Survey(network)
     untouched = options.get("untouched")
     plan = plan_of(survey, stages, rule, rates, untouched, schedule._options.train_norm)
@@ -94,8 +100,9 @@ def _body(
     before: frozenset[str] = frozenset()
     ever: frozenset[str] = frozenset()
     yield "unfreeze_at:", ""
+    own = Timeline(plan, run).peaks()
     for step, opened in plan.timetable(run):
-        if step and opened == before:
+        if step and opened == before and step not in own:
             continue
         yield f"  {_moment(run, step, counts_steps)}:", f"step {step}, epoch {run.epoch_of(step)}"
         for verb, which in (("unfreeze", opened - before), ("freeze", before - opened)):
@@ -106,6 +113,8 @@ def _body(
                     numel = sum(weight.numel for weight in select(survey.weights, name))
                     size = f"{numel:,} parameters, {100 * numel / total:.3g}%"
                     yield f"      - {_scalar(name)}", f"{stage.name}: {size}"
+        if step in own:
+            yield f"    lr: {own[step]!r}", "from here on"
         before, ever = opened, ever | opened
     rates = [
         (f"  {_scalar(name)}: {plan.multipliers[stage.name]!r}", stage.name)
@@ -116,6 +125,10 @@ def _body(
     if rates:
         yield "lr:", "multipliers of the optimizer's learning rate"
         yield from rates
+    if plan.learning_rates.shaped:
+        yield f"phase_lr: {json.dumps(plan.learning_rates.shapes)}", "over each phase"
+    if plan.learning_rates.phase_decay != 1:
+        yield f"phase_decay: {plan.learning_rates.phase_decay!r}", "from phase to phase"
 
 
 def _other(options: Mapping[str, Any], rule: Strategy) -> Iterator[tuple[str, str]]:

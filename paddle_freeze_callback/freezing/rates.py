@@ -149,5 +149,6 @@ def check_optimizer(optimizer: Any) -> None:
     if not {"LBFGS", "Rprop"}.isdisjoint(kind.__name__ for kind in type(optimizer).__mro__):
         raise ValueError(
             f"{type(optimizer).__name__} ignores the learning-rate multipliers of parameters, so "
-            "lr_decay, lr, warmup and hold would have no effect; use another optimizer"
+            "lr_decay, lr, warmup, hold, phase_lr, phase_decay and rates in unfreeze_at would have "
+            "no effect; use another optimizer"
         )

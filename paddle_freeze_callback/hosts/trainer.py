@@ -97,6 +97,14 @@ class TrainerHost:
                 f"logging_steps={every} is longer than this run of {run.total_steps} steps: the "
                 f"trainable ratio is never logged; set it to {max(run.total_steps // 10, 1)}",
             )
+        scheduler = getattr(args, "lr_scheduler_type", "constant")
+        scheduler = str(getattr(scheduler, "value", scheduler))
+        if self._run.shapes_phases and not scheduler.startswith("constant"):
+            _say(
+                logger,
+                f"phase_lr multiplies what lr_scheduler_type={scheduler!r} gives; for the rates of "
+                "phases alone set lr_scheduler_type='constant'",
+            )
 
     # ------------------------------------------------------------ events, as they come
 

@@ -151,11 +151,12 @@ class Options:
         bool,
         check=boolean,
     )
-    lr_decay: float | None = option(
+    lr_decay: float | str | None = option(
         None,
-        "each stage below the head trains at the rate of the one above it divided by this; by "
-        "default 1, with the recipe ulmfit 2.6",
-        float,
+        "each stage below the head trains at the rate of the one above it divided by this; "
+        '"100 in all" leads to a hundredth in the last stage, at equal ratios; by default 1, '
+        'with the recipe ulmfit 2.6, with fine_tune "100 in all"',
+        reader=readers.decay,
     )
     lr: Mapping[Any, float] | None = option(
         None,
@@ -172,6 +173,22 @@ class Options:
     )
     hold: When | None = option(
         None, "how long open stages ramp up again when another opens; by default they don't"
+    )
+    phase_lr: Any = option(
+        None,
+        "how the rate of all stages runs over each phase, from one change of what is open to the "
+        'next: "constant" (the default), "linear" and "cosine" (down to 0), "one_cycle" (up, then '
+        'down; "one_cycle:0.25:25:1e5" with the share in which it rises, peak / first and peak '
+        "/ last rate), or a function of the share of the phase that is over; several are one for "
+        "each phase, the last for all that follow",
+        list,
+        reader=readers.shapes,
+    )
+    phase_decay: float | None = option(
+        None,
+        "the rate of all stages at the peak of a phase is that of the phase before times this; by "
+        "default 1, with the recipe fine_tune 0.5",
+        float,
     )
     cache: str | os.PathLike[str] | None = option(
         None,
@@ -262,10 +279,9 @@ class Options:
         Raises:
             ValueError, TypeError: if one is wrong, or two contradict each other.
         """
-        lr_decay = self.lr_decay
-        if lr_decay is None:
-            lr_decay = recipe_of(self.strategy).lr_decay if isinstance(self.strategy, str) else 1.0
-        return LearningRates(lr_decay, self.lr, self.warmup, self.warmup_shape, self.hold)
+        usual = recipe_of(self.strategy).rates if isinstance(self.strategy, str) else {}
+        given = {each.name: getattr(self, each.name) for each in fields(LearningRates)}
+        return LearningRates(**{**usual, **{n: v for n, v in given.items() if v is not None}})
 
     def rule(self) -> Strategy:
         """The strategy that the options add up to.

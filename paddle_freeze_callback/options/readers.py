@@ -57,7 +57,11 @@ def stages(value: Any) -> Any:
 
 def moments(value: Any) -> dict[Any, Any]:
     """A mapping, or pairs ``when=what``."""
-    return pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
+    found = pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
+    for when, what in found.items():
+        if isinstance(what, Mapping) and "lr" in what:
+            found[when] = {**what, "lr": number(what["lr"])}
+    return found
 
 
 def multipliers(value: Any) -> dict[Any, Any]:
@@ -100,6 +104,19 @@ def number(value: Any) -> Any:
         return float(value)
     except ValueError:
         raise ValueError(f"{value!r} is no number") from None
+
+
+def decay(value: Any) -> Any:
+    """A number, or text that says more."""
+    try:
+        return number(value)
+    except ValueError:
+        return value
+
+
+def shapes(value: Any) -> Any:
+    """One shape, or several; a flag gives one as a list."""
+    return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
 
 
 def truth(value: Any) -> bool:

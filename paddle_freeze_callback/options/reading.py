@@ -96,8 +96,7 @@ def arguments(options: Mapping[str, Any], where: Callable[[str], str]) -> dict[s
     if strategy is None and not own:
         return rest
     recipe = _recipe(strategy, own, where)
-    further = {} if recipe.lr_decay == 1 else {"lr_decay": recipe.lr_decay}
-    return {**further, **rest, "strategy": _made(recipe, own, where)}
+    return {**recipe.rates, **rest, "strategy": _made(recipe, own, where)}
 
 
 def named_in(error: Exception, options: Iterable[str]) -> str | None:

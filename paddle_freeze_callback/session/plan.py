@@ -68,6 +68,11 @@ class Plan:
             for part, like in self.twins.items()
         ]
 
+    @property
+    def neutral(self) -> bool:
+        """Whether every stage always trains at the optimizer's rate."""
+        return self.learning_rates.neutral and not self.strategy.peaks()
+
     def will_open(self, survey: Survey, run: Run) -> list[Weight]:
         """The weights that open at some time in a run."""
         ever_open = self.strategy.ever_open(run, self.schedulable).union(self.norms.always)

@@ -15,11 +15,14 @@ from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
 from ..stages.weights import Weight, layers
 from ..strategies.base import Strategy
+from ..strategies.deciding import OnPlateau
+from ..strategies.phases import CONSTANT, shape_name
 from ..strategies.rates import LearningRates
 from ..strategies.run import Progress, Run
 from ..strategies.timed import Gradual
 from ..words import listing
 from .plan import Plan, plan
+from .timeline import Timeline
 
 
 def refuse(
@@ -94,6 +97,8 @@ def refuse_misfits(
             )
     strategy.check(run, names)
     plan.learning_rates.check(run)
+    if plan.learning_rates.shaped:
+        _refuse_endless(plan, run)
     if strategy.measures:
         _refuse_sparse(survey.network)
 
@@ -157,10 +162,29 @@ def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> li
     """
     will_open = plan.will_open(survey, run)
     optimizers.check(optimizer, will_open, lambda: plan.opens_late(run))
-    if not plan.learning_rates.neutral:
+    if not plan.neutral:
         for one in optimizers.each(optimizer):
             rates.check_optimizer(one)
     return will_open
+
+
+def _refuse_endless(plan: Plan, run: Run) -> None:
+    """Refuse a shape over phases whose ends nobody knows when they begin."""
+    strategy = plan.strategy
+    shape = next(shape for shape in plan.learning_rates.shapes if shape != CONSTANT)
+    shaped = f"phase_lr={shape_name(shape)!r} needs to know when a phase ends"
+    if not strategy.ends_known:
+        longest = "max_wait=, which ends it at the latest, or "
+        raise ValueError(
+            f"{shaped}, and {strategy!r} decides that while it runs; give "
+            f"{longest if isinstance(strategy, OnPlateau) else ''}phase_decay= alone, which needs "
+            "no end"
+        )
+    if run.total_steps is None:
+        raise ValueError(
+            f"{shaped}, and the training data has no length; give the loop the number of steps, "
+            "or phase_decay= alone, which needs no end"
+        )
 
 
 def _refuse_sparse(network: nn.Layer) -> None:
@@ -198,6 +222,29 @@ def doubts(plan: Plan, run: Run) -> list[str]:
             f"{len(slow)} of {len(plan.multipliers)} stages hardly train: the learning rate of "
             f"{name!r} is multiplied by {rate:.3g}. Give a smaller lr_decay, or fewer stages, "
             "such as stages=4"
+        )
+    return found if plan.neutral else found + _idle_rates(plan, run)
+
+
+def _idle_rates(plan: Plan, run: Run) -> list[str]:
+    """Rates of phases that never come, or at which hardly anything moves."""
+    rates = plan.learning_rates
+    paces = list(Timeline(plan, run).paces().values())
+    found = [
+        f"from step {pace.began} on, in phase {pace.index + 1}, learning rates are multiplied by "
+        f"{pace.peak:.3g} at most; give a larger phase_decay, or make fewer phases"
+        for pace in paces
+        if pace.peak < _HARDLY_MOVES
+    ][:1]
+    if run.total_steps is None or plan.strategy.decides:
+        return found
+    phases = paces[-1].index + 1
+    if phases == 1 and rates.phase_decay != 1:
+        found.append("phase_decay has no effect: this run has one phase")
+    if len(rates.shapes) > phases:
+        found.append(
+            f"phase_lr gives {len(rates.shapes)} shapes, and this run has {phases} "
+            f"phase{'s' if phases > 1 else ''}: the last has no effect"
         )
     return found
 

@@ -36,6 +36,7 @@ from ..stages.selectors import Selector
 from ..stages.weights import layers, own_parameters
 from ..strategies.base import Strategy
 from ..strategies.explicit import Explicit
+from ..strategies.phases import Pace
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 from ..words import listing, warn
@@ -129,6 +130,8 @@ class Freezing:
         self._first_step: FirstStep | None = None
         self.unreached: tuple[str, ...] = ()
         self._timeline = Timeline(self._plan, run, decisions)
+        self._pace: Pace | None = None
+        self._moving = False  # whether a rate changes at the next step
         if strategy.foreign:  # code of the user, which may differ from rank to rank
             self._timeline = replace(self._timeline, agreed=_agreed)
         self._best = BestWeights(network, optimizer) if strategy.restore_best else None
@@ -208,6 +211,7 @@ class Freezing:
         self._step = step
         self._due = step
         self._timeline = self._timeline.epoch_began(step)
+        self._find_pace()
         self._look()
 
     def evaluated(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -411,8 +415,13 @@ class Freezing:
 
     @property
     def multipliers(self) -> Mapping[str, float]:
-        """The learning-rate multiplier of each stage, ramps aside."""
+        """The learning-rate multiplier of each stage, ramps and phases aside."""
         return self._plan.multipliers
+
+    @property
+    def shapes_phases(self) -> bool:
+        """Whether the rate changes within a phase."""
+        return self._plan.learning_rates.shaped
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -456,7 +465,7 @@ class Freezing:
         ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
         at every step.
         """
-        neutral = self._plan.learning_rates.neutral
+        neutral = self._plan.neutral
         now = [] if neutral else [rates.current(one) for one in optimizers.each(self._optimizer)]
         if self._numbers is None or now != self._rates:
             effective = {} if neutral else self.learning_rates
@@ -507,10 +516,12 @@ class Freezing:
             self._conflicts.between(self._step)
         if self._step >= self._due:
             self._look_at_all()
-        self._next = min(self._due, self._conflicts.next)
+        elif self._moving:
+            self._set_rates()
+        due = self._step + 1 if self._moving else self._due
+        self._next = min(due, self._conflicts.next)
 
     def _look_at_all(self) -> None:
-        self._numbers = None
         self._finish_sample()
         self._finish_first_step()
         strategy = self._plan.strategy
@@ -520,7 +531,8 @@ class Freezing:
         coming = self._timeline.next_step(self._step)
         self._due = _NEVER if coming is None else coming
         self._conflicts.last = self._timeline.run.total_steps if coming is None else coming
-        if self._set_rates() or self._first_step is not None:
+        self._set_rates()
+        if self._first_step is not None:
             self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
             members = {name: self._freezer.members(name) for name in self._open}
@@ -552,6 +564,7 @@ class Freezing:
         if self._free:
             self._exchange_state(transition)
         self._open = wanted
+        self._find_pace()
         self._set_rates()
         transition = replace(transition, learning_rates=self.learning_rates)
         self.history.append(transition)
@@ -563,13 +576,28 @@ class Freezing:
         if transition.opened:
             self._watch_first_step(ordered=first)
 
-    def _set_rates(self) -> bool:
-        """Set the learning rate of each stage; returns whether one is still ramping up."""
-        if self._plan.learning_rates.neutral:
-            return False
-        multipliers, ramping = self._timeline.multipliers(self._step, self._openings)
+    def _set_rates(self) -> None:
+        """Set the learning rate of each stage, and notice whether one changes at the next step."""
+        self._numbers = None
+        if self._plan.neutral:
+            return
+        if self._pace and self._pace.until is not None and self._step >= self._pace.until:
+            self._find_pace()
+        multipliers, moving = self._timeline.multipliers(self._step, self._openings, self._pace)
+        if self._moving:  # what is frozen gets its own when it opens
+            multipliers = {name: multipliers[name] for name in self._open}
         self._multipliers.apply(multipliers)
-        return ramping
+        self._moving = moving
+
+    def _phase_rates(self) -> list[tuple[int, float]]:
+        """What the rates of all stages were multiplied by so far, as points to draw."""
+        starts = [change.step for change in self.history if change.step < self._step]
+        own = not self._plan.neutral and self._timeline.curve([*starts, self._step])
+        return own if own and any(rate != 1 for _, rate in own) else []
+
+    def _find_pace(self) -> None:
+        if not self._plan.neutral:
+            self._pace = self._timeline.pace(self._step, self._pace)
 
     def _exchange_state(self, transition: Transition) -> None:
         """Drop the optimizer's state of what froze; make anew that of what reopens.

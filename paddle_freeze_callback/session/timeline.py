@@ -6,13 +6,15 @@ resumed run gets the answers that the first one got.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ..strategies.explicit import Explicit
 from ..strategies.moments import Moment, When
+from ..strategies.phases import Pace
 from ..strategies.run import Progress, Run
 
 if TYPE_CHECKING:  # a plan is fitted to a network; nothing here needs one
@@ -120,12 +122,70 @@ class Timeline:
             found = found.then(at, names)
         return found
 
-    def multipliers(self, step: int, openings: Openings) -> tuple[dict[str, float], bool]:
-        """The learning-rate multiplier of each stage, and whether any is still ramping up."""
+    def pace(self, step: int, since: Pace | None = None) -> Pace:
+        """The rate of the phase at a step.
+
+        Args:
+            step: optimizer steps done.
+            since: that of the same phase or an earlier one, where the search begins; the answer
+                does not depend on it.
+        """
+        own, begin = self.peaks(), since.began if since else 0
+        begins = {at for at, _ in self.walk(begin, step + 1)}
+        begins.update(at for at in own if begin <= at <= step)
+        pace = since
+        for at in sorted(begins):
+            if since is None or at > begin:
+                pace = self.plan.learning_rates.pace(pace, at, own.get(at))
+        assert pace is not None
+        ends = [at for at in own if at > pace.began]
+        if pace.moves and self.run.total_steps:
+            total = max(self.run.total_steps, pace.began + 1)
+            known = tuple(one for one in self.decisions if one[0] <= pace.began)
+            foreseen = replace(self, decisions=known).walk(pace.began, total)
+            ends += [total, *(at for at, _ in itertools.islice(foreseen, 1, 2))]
+        return replace(pace, until=min(ends, default=None))
+
+    def paces(self) -> dict[int, Pace]:
+        """The rate at each change that is known before the run, by its step."""
+        found: dict[int, Pace] = {}
+        for step, _ in self.plan.timetable(self.run):
+            found[step] = self.pace(step, next(reversed(found.values()), None))
+        return found
+
+    def curve(self, steps: Sequence[int], most: int = 200) -> list[tuple[int, float]]:
+        """What the rate of all stages is multiplied by, as points to draw.
+
+        Args:
+            steps: where phases may begin, and at last the end.
+            most: how many points a phase has, about.
+        """
+        points: list[tuple[int, float]] = []
+        pace = None
+        begins = {*steps, *(at for at in self.peaks() if steps[0] < at < steps[-1])}
+        for step, until in itertools.pairwise(sorted(begins)):
+            pace = self.pace(step, pace)
+            every = max((until - step) // most, 1) if pace.moves else until - step
+            points += [(at, pace.at(at)) for at in sorted({*range(step, until, every), until - 1})]
+        return points
+
+    def peaks(self) -> dict[int, float]:
+        """The peaks that the strategy sets, by the step at which their phases begin."""
+        peaks = self.plan.strategy.peaks().items()
+        steps = [(self.run.step_of(Moment.of(when)), peak) for when, peak in peaks]
+        return {step: peak for step, peak in steps if step is not None}
+
+    def multipliers(
+        self, step: int, openings: Openings, pace: Pace | None = None
+    ) -> tuple[dict[str, float], bool]:
+        """The learning-rate multiplier of each stage, and whether any changes at the next step."""
         rates = self.plan.learning_rates
         ramps = rates.ramps(step, self.run, openings.since, openings.latest)
-        whole = self.plan.multipliers
-        return {name: rate * ramps.get(name, 1.0) for name, rate in whole.items()}, bool(ramps)
+        whole, all_alike = self.plan.multipliers, pace.at(step) if pace else 1.0
+        return (
+            {name: rate * ramps.get(name, 1.0) * all_alike for name, rate in whole.items()},
+            bool(ramps) or (pace is not None and pace.moves),
+        )
 
     def as_explicit(self, until: int, names_of: Mapping[str, list[str]]) -> Explicit:
         """What is open up to a step, as a schedule to replay.
@@ -136,7 +196,9 @@ class Timeline:
         """
         moments: dict[When, Any] = {}
         before: Names = ()
-        for step, now in self.walk(0, until + 1):
+        peaks, changes = self.peaks(), dict(self.walk(0, until + 1))
+        for step in sorted({*changes, *(at for at in peaks if at <= until)}):
+            now = changes.get(step, before)
             verbs = {
                 "unfreeze": [name for name in now if name not in before],
                 "freeze": [name for name in before if name not in now],
@@ -145,6 +207,6 @@ class Timeline:
                 verb: [name for stage in stages for name in names_of[stage]]
                 for verb, stages in verbs.items()
                 if stages
-            }
+            } | ({"lr": peaks[step]} if step in peaks else {})
             before = now
         return Explicit(moments)

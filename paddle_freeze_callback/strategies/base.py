@@ -139,6 +139,15 @@ class Strategy:
             step = self.next_step(progress, stages)
         return openings
 
+    @property
+    def ends_known(self) -> bool:
+        """Whether it is known, when something opens, when the next does at the latest."""
+        return not self.decides
+
+    def peaks(self) -> Mapping[Any, float]:
+        """By moment, what the rate of all stages is multiplied by from then on."""
+        return {}
+
     def __repr__(self) -> str:
         """The call that makes it, without arguments that have their default."""
         options: Any = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()

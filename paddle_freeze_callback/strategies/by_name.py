@@ -38,12 +38,12 @@ class Recipe:
     Attributes:
         strategy: the class of the strategy.
         arguments: its arguments, where they differ from their defaults.
-        lr_decay: the ``lr_decay`` of the schedule, unless another one is given.
+        rates: options of the schedule for learning rates, unless others are given.
     """
 
     strategy: type[Strategy]
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    lr_decay: float = 1.0
+    rates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def free(self) -> list[str]:
@@ -54,10 +54,19 @@ class Recipe:
 
 #: The papers are named at the constructors of FreezeSchedule with the same names.
 RECIPES = {
-    "ulmfit": Recipe(Gradual, {"every": "1 epoch"}, lr_decay=2.6),
+    "ulmfit": Recipe(Gradual, {"every": "1 epoch"}, {"lr_decay": 2.6}),
     "lp_ft": Recipe(HeadThenAll),
     "lisa": Recipe(RandomStages),
     "bitfit": Recipe(Explicit, {"unfreeze_at": {0: ["head", ["type:bias", "!head"]]}}),
+    "fine_tune": Recipe(
+        HeadThenAll,
+        {"at": 1},
+        {
+            "lr_decay": "100 in all",
+            "phase_lr": ["one_cycle:0.99", "one_cycle:0.3:5"],
+            "phase_decay": 0.5,
+        },
+    ),
 }
 
 #: Every name that ``strategy`` may be.

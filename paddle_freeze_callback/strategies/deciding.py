@@ -90,6 +90,10 @@ class OnPlateau(Strategy):
             named("max_wait", Moment.length, self.max_wait)
         boolean("restore_best", self.restore_best)
 
+    @property
+    def ends_known(self) -> bool:
+        return self.max_wait is not None
+
     def check(self, run: Run, stages: Sequence[str]) -> None:
         if self.max_wait is not None:
             try:

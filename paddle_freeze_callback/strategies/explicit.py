@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..checks import about, named
-from ..words import listing
+from ..checks import about, named, positive
+from ..words import did_you_mean, listing
 from .base import NamesOf, Opening
 from .moments import Moment, When
 from .run import Run
 from .timed import Timed, in_order
 
 Names = frozenset[str]
+
+_KEYS = ("unfreeze", "freeze", "lr")
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,7 +27,8 @@ class Explicit(Timed):
     A value is a selector, which opens, or a mapping with the keys ``"unfreeze"`` and
     ``"freeze"``. Of the two the narrower wins, in whatever order they are written:
     ``{"unfreeze": "*", "freeze": "layer1"}`` opens all but ``layer1``. A stage that opened stays
-    open until it is frozen. An entry that changes nothing is warned of. Without a list of
+    open until it is frozen. A third key, ``"lr"``, is what the rate of all stages is multiplied
+    by in the phase that begins then. An entry that changes nothing is warned of. Without a list of
     ``stages``, the stages follow from the selectors.
 
     >>> from paddle_freeze_callback import Progress
@@ -38,8 +41,9 @@ class Explicit(Timed):
     unfreeze_at: Mapping[When, Any] = field(
         hash=False,
         metadata=about(
-            'moments and what opens then, in order of time, such as {0: "fc", "50%": "*"}; '
-            "as a flag pairs when=what, such as 0=fc 1=layer4 '50%=*'",
+            'moments and what opens then, in order of time, such as {0: "fc", "50%": "*"}, or '
+            '{"unfreeze": "*", "freeze": "layer1", "lr": 0.1}, where lr multiplies the rate of all '
+            "in the phase that begins; as a flag pairs when=what, such as 0=fc 1=layer4 '50%=*'",
             list,
         ),
     )
@@ -55,12 +59,21 @@ class Explicit(Timed):
         for when, what in self.unfreeze_at.items():
             named("unfreeze_at", Moment.of, when)
             if isinstance(what, Mapping):
-                unknown = [key for key in what if key not in ("unfreeze", "freeze")]
+                unknown = [key for key in what if key not in _KEYS]
                 if unknown or not what:
+                    hint = did_you_mean(unknown[0], _KEYS, most=1) if unknown else ""
                     raise ValueError(
                         f"unfreeze_at[{when!r}] has the keys {list(what)}; "
-                        'give "unfreeze", "freeze" or both'
+                        f'give "unfreeze", "freeze" or both, and "lr"{hint}'
                     )
+                if "lr" in what:
+                    multiplier = "0.1, a multiplier of the optimizer's rate"
+                    positive(f"unfreeze_at[{when!r}]['lr']", what["lr"], multiplier)
+        if not any(changes for _, changes in self._changes()):
+            raise ValueError(
+                f"unfreeze_at={self.unfreeze_at!r} sets rates and opens nothing; "
+                'start with {0: "the head"}'
+            )
         object.__setattr__(self, "unfreeze_at", dict(self.unfreeze_at))  # nobody else's
 
     def selectors(self, verbs: Sequence[str] = ("unfreeze", "freeze")) -> list[Any]:
@@ -69,12 +82,20 @@ class Explicit(Timed):
         return [selector for verb, selector in found if verb in verbs]
 
     def with_stages(self, names_of: NamesOf, stages: Sequence[str] = ()) -> Explicit:
+        peaks = self.peaks()
         return Explicit(
             {
-                when: {verb: list(names_of(selector)) for verb, selector in changes}
+                when: {
+                    **{verb: list(names_of(selector)) for verb, selector in changes},
+                    **({"lr": peaks[when]} if when in peaks else {}),
+                }
                 for when, changes in self._changes()
             }
         )
+
+    def peaks(self) -> dict[When, float]:
+        changes = self.unfreeze_at.items()
+        return {w: what["lr"] for w, what in changes if isinstance(what, Mapping) and "lr" in what}
 
     def openings(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         openings: list[tuple[int | None, Names]] = []
@@ -86,7 +107,7 @@ class Explicit(Timed):
         return in_order(openings)
 
     def check(self, run: Run, stages: Sequence[str]) -> None:
-        sets = self._sets(stages)
+        sets = [entry for entry in self._sets(stages) if entry[1]]
         first, [(verb, names), *others] = sets[0]
         if verb == "freeze" and not others:
             kept = sorted(names)
@@ -117,8 +138,14 @@ class Explicit(Timed):
         found = []
         now: Names = frozenset()
         ever: Names = frozenset()
+        peaks = self.peaks()
         for when, step, changes in self._known(run, stages):
             before = now
+            if when in peaks and run.total_steps and step >= run.total_steps:
+                found.append(
+                    f"unfreeze_at[{when!r}]['lr'] has no effect: step {step} is after the end of "
+                    "the run"
+                )
             for verb, names in changes:
                 then, now = now, _after(now, (verb, names), stages)
                 many = "are" if len(names) > 1 else "is"

@@ -1,8 +1,9 @@
-"""How fast each stage trains: learning-rate multipliers per stage, and their ramps."""
+"""How fast each stage trains: learning-rate multipliers per stage and phase, and their ramps."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from ..checks import named, one_of, positive
 from ..words import EVERYTHING
 from .moments import Moment, When
+from .phases import CONSTANT, Pace, curve_of
 from .run import Run
 
 SHAPES = ("linear", "cosine")
+_IN_ALL = re.compile(r"(\d+(?:\.\d+)?) in all", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,24 @@ class LearningRates:
     In ``lr`` the key ``"*"`` means every stage that no other key means.
     """
 
-    lr_decay: float = 1.0
+    lr_decay: float | str = 1.0
     lr: Mapping[Any, float] | None = None
     warmup: When | None = None
     warmup_shape: str = "linear"
     hold: When | None = None
+    phase_lr: Any = CONSTANT
+    phase_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("lr_decay", self.lr_decay, "2.6, ULMFiT's")
+        self._decay(1)
+        positive("phase_decay", self.phase_decay, "0.5")
+        if not self.shapes:
+            raise ValueError('phase_lr=[] has no shape; give "cosine", or one for each phase')
+        for shape in self.shapes:
+            curve = curve_of(shape)
+            if callable(shape):
+                for tenth in range(10):
+                    curve(tenth / 10)
         if self.lr is not None:
             if not isinstance(self.lr, Mapping):
                 raise TypeError(
@@ -58,7 +71,36 @@ class LearningRates:
     @property
     def neutral(self) -> bool:
         """Whether every stage simply trains at the optimizer's rate."""
-        return self.lr_decay == 1 and not self.lr and self.warmup is None and self.hold is None
+        usual = self.lr_decay == 1 and not self.lr and self.warmup is None and self.hold is None
+        return usual and not self.shaped and self.phase_decay == 1
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """The shapes of the phases in order; the last holds for all that follow."""
+        several = isinstance(self.phase_lr, (list, tuple))
+        return tuple(self.phase_lr) if several else (self.phase_lr,)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the rate changes within a phase, so that its length matters."""
+        return any(shape != CONSTANT for shape in self.shapes)
+
+    def pace(self, before: Pace | None, began: int, own: float | None) -> Pace:
+        """The rate of the phase that begins at a step, its end aside.
+
+        Args:
+            before: that of the phase before it; ``None`` for the first.
+            began: the step.
+            own: the peak that the strategy sets for it.
+
+        >>> rates = LearningRates(phase_decay=0.5)
+        >>> rates.pace(rates.pace(None, 0, 4.0), 10, None).peak
+        2.0
+        """
+        index = before.index + 1 if before else 0
+        peak = before.peak * self.phase_decay if before else 1.0
+        shape = self.shapes[min(index, len(self.shapes) - 1)]
+        return Pace(index, began, None, peak if own is None else float(own), shape)
 
     def multipliers(
         self, depths: Mapping[str, int], names_of: Callable[[Any], Sequence[str]]
@@ -75,7 +117,8 @@ class LearningRates:
         >>> LearningRates(lr_decay=2).multipliers({"head": 0, "top": 1}, lambda key: [key])
         {'head': 1.0, 'top': 0.5}
         """
-        rates = {name: float(self.lr_decay) ** -depth for name, depth in depths.items()}
+        decay = self._decay(max(depths.values(), default=0))
+        rates = {name: decay**-depth for name, depth in depths.items()}
         keys: dict[str, Any] = {}
         for key, value in (self.lr or {}).items():
             if key == EVERYTHING:
@@ -139,6 +182,19 @@ class LearningRates:
             if factor < 1:
                 factors[name] = factor
         return factors
+
+    def _decay(self, deepest: int) -> float:
+        """The ratio of the rates of two neighbours, the last of so many lying below the head."""
+        if isinstance(self.lr_decay, str):
+            match = _IN_ALL.fullmatch(self.lr_decay.strip())
+            if not match or not float(match[1]):
+                raise ValueError(
+                    f"lr_decay={self.lr_decay!r} must be a number, such as 2.6, or say how much "
+                    'lower the last stage is than the head, such as "100 in all"'
+                )
+            return float(float(match[1]) ** (1 / max(deepest, 1)))
+        positive("lr_decay", self.lr_decay, "2.6, ULMFiT's")
+        return float(self.lr_decay)
 
     def _steps(self, name: str, run: Run) -> int:
         """The length of a ramp in steps; 0 for none."""

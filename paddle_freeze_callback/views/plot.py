@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 File = str | os.PathLike[str]
-Metrics = Mapping[str, Sequence[tuple[int, float]]]
+Rates = Sequence[tuple[int, float]]
+Metrics = Mapping[str, Rates]
 
 _ENDINGS = (".png", ".svg", ".pdf")
 _NAMED = "ends in .png, .svg or .pdf"
@@ -47,7 +48,8 @@ def plot_preview(preview: Preview, file: File | None = None) -> Figure:
     """Draw a planned run: see :meth:`FreezeSchedule.plot`.
 
     Filled bars are open stages, the darker the higher their learning-rate multiplier; the hatched
-    background is frozen. The panel beneath shows the trainable ratio.
+    background is frozen. The panel beneath shows the trainable ratio, the next one the rates of
+    phases, if they have their own.
     """
     path = _checked(file)
     rows = [_Row(stage.name, stage.spans, stage.multiplier) for stage in preview.stages]
@@ -56,7 +58,7 @@ def plot_preview(preview: Preview, file: File | None = None) -> Figure:
         ", as far as known before" if preview.decided_later else "",
         rows,
         [(phase.step, phase.ratio) for phase in preview.phases],
-        preview.total_steps, preview.steps_per_epoch, {}, path,
+        preview.total_steps, preview.steps_per_epoch, {}, path, preview.rates,
     )  # fmt: skip
 
 
@@ -69,6 +71,7 @@ def plot_history(
     file: File | None = None,
     *,
     multipliers: Mapping[str, float],
+    rates: Rates = (),
 ) -> Figure:
     """Draw a run as :func:`plot_preview` draws its plan: see :meth:`FreezeRun.plot`.
 
@@ -80,8 +83,9 @@ def plot_history(
     rows = [_Row(name, each, multipliers.get(name, 1.0)) for name, each in spans.items()]
     ratios = [(change.step, change.ratio) for change in history]
     return _draw(
-        "Freeze schedule as it ran", "", rows, ratios, total_steps, steps_per_epoch, lines, path
-    )
+        "Freeze schedule as it ran", "", rows, ratios, total_steps, steps_per_epoch, lines, path,
+        rates,
+    )  # fmt: skip
 
 
 class _Row(NamedTuple):
@@ -200,8 +204,9 @@ def _draw(
     steps_per_epoch: int | None,
     metrics: Mapping[str, Sequence[tuple[float, float]]],
     path: Path | None,
+    rates: Rates,
 ) -> Figure:
-    """The picture of rows of bars, with the trainable ratio and the metrics beneath."""
+    """The picture of rows of bars; beneath the trainable ratio, rates of phases and metrics."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -214,7 +219,7 @@ def _draw(
 
     rows = sorted(rows, key=lambda row: row.name == REST)  # the rest last; others in their order
     upper = min(max(_ROW * len(rows), _LOWEST), _HIGHEST)
-    heights = [upper] + [_PANEL] * (1 + len(metrics))
+    heights = [upper] + [_PANEL] * (1 + bool(rates) + len(metrics))
     figure = Figure(figsize=(_WIDTH, sum(heights) + _AROUND), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(
@@ -229,7 +234,9 @@ def _draw(
 
     _draw_stages(figure, axes[0], rows, ratios[0][0], total, upper)
     _draw_ratio(axes[1], ratios, total)
-    for axis, (name, points) in zip(axes[2:], metrics.items()):
+    if rates:
+        _draw_rates(axes[2], rates)
+    for axis, (name, points) in zip(axes[2 + bool(rates) :], metrics.items()):
         _draw_metric(axis, name, points)
 
     axes[0].set_xlim(0, total)
@@ -322,6 +329,12 @@ def _draw_ratio(axis: Axes, ratios: Sequence[tuple[int, float]], total: int) -> 
     axis.set_yticks([0, 0.5, 1])
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     _dress(axis, "trainable parameters")
+
+
+def _draw_rates(axis: Axes, rates: Rates) -> None:
+    axis.plot(*zip(*rates), color=_LINE, linewidth=1.6)
+    axis.set_ylim(0, 1.05 * max(rate for _, rate in rates))
+    _dress(axis, "learning rate, x the optimizer's")
 
 
 def _draw_metric(axis: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:

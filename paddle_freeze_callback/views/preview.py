@@ -17,9 +17,11 @@ from ..session.ownership import refuse_running
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
 from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
+from ..session.timeline import Timeline
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
 from ..strategies.base import Strategy
+from ..strategies.phases import CONSTANT, shape_name
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
 from ..words import percent, size_text
@@ -66,6 +68,8 @@ class Phase:
         time_share: estimated time of a step / that of a step with everything open.
         memory_share: memory of weights, gradients and optimizer state / that with everything
             open. Activations depend on the batch and are left out.
+        rate: what the rate of all stages is multiplied by at its peak.
+        shape: how the rate runs over the phase, such as ``"one_cycle"``.
     """
 
     step: int
@@ -76,6 +80,8 @@ class Phase:
     ratio: float
     time_share: float
     memory_share: float
+    rate: float = 1.0
+    shape: str = CONSTANT
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class Preview:
         notes: warnings, and what cannot be known before the run.
         decided_later: whether the schedule makes decisions while it runs. Then the phases are
             those known before.
+        rates: what the rate of all stages is multiplied by over the run, as points (step,
+            multiplier) to draw; empty if that is 1 all the time.
     """
 
     stages: tuple[StagePreview, ...]
@@ -105,6 +113,7 @@ class Preview:
     cache_bytes: Mapping[int, int]
     notes: tuple[str, ...]
     decided_later: bool = False
+    rates: tuple[tuple[int, float], ...] = ()
 
     def __str__(self) -> str:
         return as_text(*_page(self))
@@ -167,6 +176,8 @@ def preview(
     moments = 2 if moments is None else moments  # AdamW's
     phases: list[Phase] = []
     had: frozenset[str] = frozenset()
+    timeline = Timeline(plan, run)
+    paces = timeline.paces()
     for step, until, opened in _openings(plan, run):
         in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
         had = opened if frees_state else had | opened
@@ -177,6 +188,7 @@ def preview(
                 step, until, run.epoch_of(step), in_order, trainable, trainable / total,
                 estimate.time_share(order, work, opened, own),
                 (total + trainable + state) / (total * (2 + moments)),
+                paces[step].peak, shape_name(paces[step].shape),
             )
         )  # fmt: skip
     shown = []
@@ -203,7 +215,13 @@ def preview(
     return Preview(
         tuple(shown), tuple(phases), length, run.steps_per_epoch, 1 - spent / length, measured,
         kept, tuple(notes), plan.strategy.decides or plan.strategy.measures,
+        tuple(timeline.curve([*paces, length])) if _paced(phases) else (),
     )  # fmt: skip
+
+
+def _paced(phases: Sequence[Phase]) -> bool:
+    """Whether the phases have rates of their own."""
+    return any((phase.rate, phase.shape) != (1.0, CONSTANT) for phase in phases)
 
 
 def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
@@ -280,21 +298,22 @@ def _phase_table(preview: Preview) -> Table:
             return f"{opened[0]} ... {opened[-1]} ({len(opened)})"
         return ", ".join(opened) or "nothing"
 
+    paced = _paced(preview.phases)
     rows = [
         (
             f"{phase.step:,}", str(phase.epoch), names(phase.opened), f"{phase.trainable:,}",
             percent(phase.ratio), percent(phase.time_share), percent(phase.memory_share),
-            size_text(preview.cache_bytes[phase.step]) if phase.step in preview.cache_bytes else "",
+            *((f"x {phase.rate:.3g}", phase.shape) if paced else ()),
+            *((size_text(preview.cache_bytes.get(phase.step, 0)),) if preview.cache_bytes else ()),
         )
         for phase in preview.phases
     ]  # fmt: skip
+    heads = ["from step", "epoch", "open", "trainable", "ratio", "time", "memory"]
+    heads += ["lr", "over the phase"] * paced + ["cache, a sample"] * bool(preview.cache_bytes)
     if len(rows) > _MOST_PHASES:  # all are in preview.phases
         left = f"... {len(rows) - _MOST_PHASES:,} more phases"
-        rows[_MOST_PHASES - 3 : -3] = [("", "", left, "", "", "", "", "")]
-    heads = ("from step", "epoch", "open", "trainable", "ratio", "time", "memory")
-    if not preview.cache_bytes:
-        return Table(heads, [row[:-1] for row in rows], frozenset({"open"}))
-    return Table((*heads, "cache, a sample"), rows, frozenset({"open"}))
+        rows[_MOST_PHASES - 3 : -3] = [("", "", left, *[""] * (len(heads) - 3))]
+    return Table(tuple(heads), rows, frozenset({"open", "over the phase"}))
 
 
 def _closing(preview: Preview) -> list[str]:

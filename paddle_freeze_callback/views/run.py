@@ -45,5 +45,5 @@ class FreezeRun(Freezing):
             metrics = {n: line for n, line in self.metrics.items() if not n.endswith(_NO_RESULTS)}
         return plot_history(
             self.stages, self.history, self.steps_done, self.steps_per_epoch,
-            metrics, file, multipliers=self.multipliers,
+            metrics, file, multipliers=self.multipliers, rates=self._phase_rates(),
         )  # fmt: skip

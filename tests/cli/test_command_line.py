@@ -195,6 +195,7 @@ FLAG_VALUES = {
     "warmup": "5 steps", "warmup_shape": "cosine", "hold": "3 steps", "frozen_norm": "train",
     "frozen_dropout": "eval", "cache": "memory", "cache_limit": "1 GB", "cache_dtype": "float16",
     "cache_check_every": "9", "verify": True, "restore": False, "free_optimizer_state": False,
+    "phase_lr": ["one_cycle:0.5", "linear"], "phase_decay": "0.5",
     "untouched": ["fc1"], "train_norm": ["BatchNorm=never"], "on_conflict": "enforce",
 }  # fmt: skip
 BESIDE = {
@@ -406,7 +407,7 @@ def test_an_option_that_cannot_be_is_named(capsys, words, message):
         (["plan", "m", "--steps-per-epoch", "1.5"], "--steps-per-epoch: '1.5' is no whole number"),
         (["plan", "--stages", "4", "m"], "required: MODEL"),
         (["plan", "--yaml", "m"], "put --yaml without a file after MODEL"),
-        (["plan", "m", "--lr-decay", "x"], "argument --lr-decay: invalid float value: 'x'"),
+        (["plan", "m", "--phase-decay", "x"], "argument --phase-decay: invalid float value: 'x'"),
         (["plan", "m", "--lrr", "2"], "unrecognized arguments: --lrr 2"),
         (["plot", "m"], "required: -o/--output"),
         (["check", "s.yaml"], "required: MODEL"),
@@ -528,6 +529,9 @@ SCHEDULES = [
     FreezeSchedule(strategy=RandomStages(k=1, every="30%", always=["head"])),
     FreezeSchedule(lr={"head": 1, "*": 0.1}, strategy="chain_thaw", free_optimizer_state=True),
     FreezeSchedule.bitfit(),
+    FreezeSchedule(strategy="fine_tune", stages=2),
+    FreezeSchedule(strategy=Cyclic(k=1, every="20 steps"), phase_decay=0.5, phase_lr="linear"),
+    FreezeSchedule(unfreeze_at={0: {"unfreeze": "*", "lr": 2}, "30%": {"lr": 0.5}}),
 ]
 OF_BLOCKS_WITH_NORMS = [
     FreezeSchedule(unfreeze_at={0: "head", "30%": "top 60%", "60%": ["*", "!type:bias"]}),
@@ -559,14 +563,21 @@ def test_written_yaml_does_the_same_as_the_schedule(tmp_path, make, schedule, le
 
     def changes(table):
         return [
-            (phase.step, phase.until, phase.epoch, phase.trainable, phase.memory_share)
+            (phase.step, phase.until, phase.epoch, phase.trainable, phase.memory_share,
+             phase.rate, phase.shape)
             for phase in table.phases
-        ]
+        ]  # fmt: skip
 
     assert changes(after) == changes(before)
     assert weights_over_time(network, again, after) == weights_over_time(network, schedule, before)
     for name in ("verify", "frozen_norm", "warmup"):
         assert getattr(again, name) == getattr(schedule, name)
+
+
+def test_yaml_cannot_hold_a_function():
+    schedule = FreezeSchedule(phase_lr=lambda share: 1 - share)
+    with pytest.raises(MistakeError, match="phase_lr is a function, which no file can hold"):
+        written_out(schedule, ConvNet(), epochs=2, steps_per_epoch=9, model="m", file="f.yaml")
 
 
 def test_yaml_cannot_say_what_happens_to_norms_without_weights():

@@ -85,6 +85,14 @@ CASES = [
      FreezeSchedule.lisa(1, "9 steps", 4, ["head", "fc"])),
     (["--freeze_strategy", "bitfit"],
      FreezeSchedule(strategy=Explicit({0: ["head", ["type:bias", "!head"]]}))),
+    (["--freeze_strategy", "fine_tune"], FreezeSchedule.fine_tune()),
+    (["--freeze_strategy", "fine_tune", "--freeze_at", "2", "--freeze_phase_decay", "0.1"],
+     FreezeSchedule.fine_tune(freeze_epochs="2", phase_decay=0.1)),
+    (["--freeze_phase_lr", "cosine"], FreezeSchedule(phase_lr="cosine")),
+    (["--freeze_phase_lr", "one_cycle:0.5:4", "linear", "--freeze_lr_decay", "30 in all"],
+     FreezeSchedule(phase_lr=["one_cycle:0.5:4", "linear"], lr_decay="30 in all")),
+    (["--freeze_unfreeze_at", '{"0": "fc", "2": {"unfreeze": "*", "lr": 0.1}}'],
+     FreezeSchedule(strategy=Explicit({"0": "fc", "2": {"unfreeze": "*", "lr": 0.1}}))),
     (["--freeze_stages", "!head", "head"], FreezeSchedule(stages=["!head", "head"])),
     (["--freeze_unfreeze_at", "0=top 30%", "1=encoder.{-2,-1}", "2=!encoder.[:2]"],
      FreezeSchedule(strategy=Explicit({"0": "top 30%", "1": "encoder.{-2,-1}",
@@ -252,6 +260,9 @@ RECIPES = [
     ({"strategy": "lisa", "every": "5 steps"}, FreezeSchedule.lisa(every="5 steps")),
     ({"strategy": "bitfit"}, FreezeSchedule.bitfit()),
     ({"strategy": "bitfit", "verify": True}, FreezeSchedule.bitfit(verify=True)),
+    ({"strategy": "fine_tune"}, FreezeSchedule.fine_tune()),
+    ({"strategy": "fine_tune", "lr_decay": 2.0, "phase_lr": "cosine", "stages": 4},
+     FreezeSchedule.fine_tune(lr_decay=2.0, phase_lr="cosine", stages=4)),
 ]  # fmt: skip
 
 
@@ -282,6 +293,7 @@ def test_a_recipe_by_name_prints_as_it_was_written():
         ({"strategy": "bitfit", "unfreeze_at": {0: "fc"}}, "strategy= and unfreeze_at= contradict"),
         ({"strategy": "gradual", "every": 1}, "write for example strategy=Gradual(every=..."),
         ({"strategy": "ulmfitt"}, "unknown strategy 'ulmfitt'; did you mean 'ulmfit'? known: grad"),
+        ({"strategy": "fine_tune", "every": 1}, "strategy= and every= contradict each other"),
         ({"strategy": "ulmfit", "lr": {"*": 1}}, "lr_decay=2.6 and lr={'*': ...} contradict"),
     ],
 )
@@ -295,6 +307,6 @@ def test_every_strategy_has_a_name_for_flags():
         "gradual", "head_only", "head_then_all", "explicit", "chain_thaw", "freeze_down",
         "random_stages", "cyclic", "on_plateau", "by_gradient",
     ]  # fmt: skip
-    assert list(NAMES) == [*STRATEGIES, "ulmfit", "lp_ft", "lisa", "bitfit"]
+    assert list(NAMES) == [*STRATEGIES, "ulmfit", "lp_ft", "lisa", "bitfit", "fine_tune"]
     for name in NAMES:
         assert name in FreezeArguments.__dataclass_fields__["freeze_strategy"].metadata["help"]

@@ -581,7 +581,7 @@ ROWS = {
         file("metric: foo"), "a.yaml: mode: whether more or less of 'foo'",
     ),
     "a number in a file that is none": (
-        file("lr_decay: fast"), "a.yaml: lr_decay: 'fast' is no number",
+        file("lr_decay: fast"), "a.yaml: lr_decay: lr_decay='fast' must be a number, such as 2.6",
     ),
     "flags of two strategies": (lambda: flags(every="1", at="1"), "--freeze_every: belongs to"),
     "unknown strategy": (lambda: flags(strategy="best"), "--freeze_strategy: unknown"),
@@ -617,6 +617,100 @@ ROWS = {
     "other encoding": (file("stages: [分类]".encode("gbk")), "a.yaml is not UTF-8 text"),
     "verify in a file": (file("verify: 3"), "a.yaml: verify: 3 is neither true nor false"),
     "YAML's own false": (file("frozen_norm: off"), "frozen_norm=False must be 'eval' or"),
+    # ---- rates of phases
+    "misspelt shape": (
+        lambda: FreezeSchedule(phase_lr="one_cicle"),
+        "phase_lr='one_cicle': is no shape; did you mean 'one_cycle'? known: constant, linear, ",
+    ),
+    "misspelt shape with numbers": (
+        lambda: FreezeSchedule(phase_lr=["linear", "onecycle:0.3"]),
+        "phase_lr='onecycle:0.3': is no shape; did you mean 'one_cycle'?",
+    ),
+    "no shape at all": (
+        lambda: FreezeSchedule(phase_lr="triangle"),
+        "is no shape; known: constant, linear, cosine, one_cycle, or a function in code",
+    ),
+    "numbers for a shape that has none": (
+        lambda: FreezeSchedule(phase_lr="cosine:0.1"),
+        "phase_lr='cosine:0.1': takes no numbers; write 'cosine'",
+    ),
+    "too many numbers": (
+        lambda: FreezeSchedule(phase_lr="one_cycle:0.3:5:10:2"),
+        "is not of the form one_cycle:0.3:25:1e5: the share in which it rises, peak / first,",
+    ),
+    "a word among the numbers": (
+        lambda: FreezeSchedule(phase_lr="one_cycle:0.3:div"), "is not of the form one_cycle:0.3",
+    ),
+    "rise of more than all": (
+        lambda: FreezeSchedule(phase_lr="one_cycle:3"), "the rise must lie between 0 and 1",
+    ),
+    "no shapes": (lambda: FreezeSchedule(phase_lr=[]), "phase_lr=[] has no shape; give"),
+    "a number as a shape": (
+        lambda: FreezeSchedule(phase_lr=0.1),
+        "phase_lr=0.1 is no shape: give one of constant, linear, cosine, one_cycle, or a function "
+        "of the share of the phase; a number for a phase belongs in unfreeze_at={2: ",
+    ),
+    "a shape below zero": (
+        lambda: FreezeSchedule(phase_lr=lambda share: share - 0.5),
+        "gave -0.5 for the share 0 of a phase; it must give a number from 0, a part of the peak",
+    ),
+    "a shape in a file": (
+        file("phase_lr: [linear, cosin]"), "a.yaml: phase_lr: phase_lr='cosin': is no shape",
+    ),
+    "a shape in a flag": (
+        lambda: flags(phase_lr=["cosin"]), "--freeze_phase_lr: phase_lr='cosin': is no shape; did",
+    ),
+    "phase_decay of zero": (
+        lambda: FreezeSchedule(phase_decay=0), "phase_decay=0 must be a positive number, such as",
+    ),
+    "lr_decay in other words": (
+        lambda: FreezeSchedule(lr_decay="100 altogether"),
+        "lr_decay='100 altogether' must be a number, such as 2.6, or say how much lower the last",
+    ),
+    "rate of a phase of zero": (
+        lambda: Explicit({0: "*", 2: {"lr": 0}}),
+        "unfreeze_at[2]['lr']=0 must be a positive number, such as 0.1",
+    ),
+    "rate of a phase in words": (
+        file("unfreeze_at: {0: head, 1: {lr: low}}"), "a.yaml: unfreeze_at: 'low' is no number",
+    ),
+    "misspelt key of a moment": (
+        lambda: Explicit({0: {"unfreez": "*", "lr": 1}}),
+        "unfreeze_at[0] has the keys ['unfreez', 'lr']; give \"unfreeze\", \"freeze\" or both, and "
+        "\"lr\"; did you mean 'unfreeze'?",
+    ),
+    "rates and nothing opens": (
+        lambda: Explicit({0: {"lr": 1}, 2: {"lr": 0.1}}), "sets rates and opens nothing; start",
+    ),
+    "a rate before anything opens": (
+        lambda: attached(FreezeSchedule(unfreeze_at={0: {"lr": 1}, "2 steps": "*"})),
+        "nothing would train from step 0 on",
+    ),
+    "a shape that a metric ends": (
+        lambda: attached(FreezeSchedule(strategy=OnPlateau("acc"), phase_lr="cosine")),
+        "phase_lr='cosine' needs to know when a phase ends, and OnPlateau(metric='acc') decides "
+        "that while it runs; give max_wait=, which ends it at the latest, or phase_decay= alone",
+    ),
+    "a shape that gradients end": (
+        lambda: attached(FreezeSchedule(strategy=ByGradient(), phase_lr=["constant", "linear"])),
+        "phase_lr='linear' needs to know when a phase ends, and ByGradient() decides that while it "
+        "runs; give phase_decay= alone, which needs no end",
+    ),
+    "a shape over data without length": (
+        lambda: FreezeSchedule(phase_lr=abs).follow(
+            conv_net(), adam(conv_net().parameters()), epochs=2
+        ),
+        "phase_lr='abs' needs to know when a phase ends, and the training data has no length",
+    ),
+    "fine_tune of no time": (
+        lambda: FreezeSchedule.fine_tune(freeze_epochs=-1), "freeze_epochs: moment -1 is negative",
+    ),
+    "fine_tune of no ratio": (
+        lambda: FreezeSchedule.fine_tune(lr_mult=0), "lr_mult=0 must be a positive number, such as",
+    ),
+    "fastai's rate": (
+        lambda: FreezeSchedule.fine_tune(base_lr=2e-3), "FreezeSchedule() has no option 'base_lr'",
+    ),
     "unfreeze_at a number": (file("unfreeze_at: 3"), "a.yaml: unfreeze_at: 3 is no mapping"),
     "unfreeze_at empty": (file("unfreeze_at: {}"), "a.yaml: unfreeze_at: unfreeze_at={} opens"),
     "explicit without moments": (

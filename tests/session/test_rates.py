@@ -10,7 +10,17 @@ import paddle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Images, TwoLayers, conv_net, fit, model_for, moved, open_names, values
+from networks import (
+    Images,
+    TwoLayers,
+    conv_net,
+    fit,
+    model_for,
+    moved,
+    open_names,
+    rates_of,
+    values,
+)
 from trainers import tiny_bert, trainer_for
 
 from paddle_freeze_callback import Cyclic, FreezeSchedule, HeadOnly, SlantedTriangular
@@ -20,10 +30,6 @@ from paddle_freeze_callback.strategies.run import Run
 ALL = {0: "*"}
 OPTIMIZERS = ["SGD", "Momentum", "Adam", "AdamW", "Lamb", "RMSProp", "NAdam", "RAdam", "Adagrad",
               "Adamax", "Adadelta", "ASGD"]  # fmt: skip
-
-
-def rates_of(network) -> dict[str, float]:
-    return {n: t.optimize_attr["learning_rate"] for n, t in network.named_parameters()}
 
 
 def one_step(schedule, network, optimizer, steps: int = 1, total: int = 9) -> dict[str, np.ndarray]:

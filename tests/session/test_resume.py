@@ -67,13 +67,19 @@ RATES = ('freeze_lr=["head=2"]', "freeze_lr_decay=2.6", 'freeze_warmup="3 steps"
         ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
          "freeze_min_delta=0.001", 'freeze_max_wait="5 steps"', "freeze_restore_best=true",
          'freeze_hold="2 steps"'),
+        ('freeze_strategy="fine_tune"', "freeze_at=1"),
+        ('freeze_strategy="explicit"', 'freeze_phase_lr=["linear", "one_cycle:0.5:4"]',
+         'freeze_unfreeze_at=["{0: head, 3 steps: {unfreeze: \'*\', lr: 0.5}, 9 steps: {lr: 2}}"]'),
+        ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
+         "freeze_min_delta=0.001", 'freeze_max_wait="5 steps"', 'freeze_phase_lr=["cosine"]',
+         "freeze_phase_decay=0.5"),
         ('freeze_strategy="explicit"', 'freeze_unfreeze_at=["0=type:bias", "3 steps=top 35%", '
          '"50%=bert.encoder.layers.[:-1]", "9 steps=!type:LayerNorm"]'),
     ],
     ids=lambda options: options[0],
 )  # fmt: skip
 def test_what_chance_gradients_and_metrics_decided_is_resumed_after_any_step(tmp_path, options):
-    """From the checkpoint of each step, in another process, bitwise the same; ramps, too."""
+    """From the checkpoint of each step, in another process, bitwise the same; rates, too."""
     result = program("resume", tmp_path, 1, *options)
     assert result["steps"] == list(range(1, 13))
     assert len(result["at"]) > 1

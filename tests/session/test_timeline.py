@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from timelines import NAMES, RUN, line
 
 from paddle_freeze_callback import (
     ByGradient,
@@ -16,22 +17,11 @@ from paddle_freeze_callback import (
     OnPlateau,
     Progress,
 )
-from paddle_freeze_callback.session.plan import Plan
 from paddle_freeze_callback.session.timeline import Openings, Timeline
-from paddle_freeze_callback.stages.partition import Stage
-from paddle_freeze_callback.strategies import LearningRates, Run
+from paddle_freeze_callback.strategies import Run
 from paddle_freeze_callback.strategies.deciding import Custom
 
-NAMES = ("head", "top", "low")
-RUN = Run.of(epochs=3, steps_per_epoch=4)
 ACCURACY = [(4, 0.5), (6, 0.6), (8, 0.6), (9, 0.7)]
-
-
-def line(strategy, run: Run = RUN, notes=(), **rates) -> Timeline:
-    stages = tuple(Stage(name, (f"{name}.weight",), 1) for name in NAMES)
-    multipliers = {"head": 1.0, "top": 0.5, "low": 0.25}
-    plan = Plan(stages, strategy, NAMES, frozenset(), LearningRates(**rates), multipliers)
-    return Timeline(plan, run, tuple(notes))
 
 
 def noted(*values: tuple[int, float]) -> list:

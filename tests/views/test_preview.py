@@ -37,6 +37,10 @@ SCHEDULES = {
     "random": {"strategy": RandomStages(k=1, every="4 steps")},
     "explicit": {"unfreeze_at": {0: "fc", "12 steps": "block3", 2: {"freeze": "fc"}, "90%": "*"}},
     "rates": {"lr_decay": 2.0},
+    "rates of phases": {
+        "unfreeze_at": {0: "fc", 1: {"unfreeze": "*", "lr": 2}},
+        "phase_lr": "linear",
+    },
     "stages": {"stages": ["fc", "block2.*"]},
 }
 
