@@ -79,7 +79,7 @@ class Follower:
         for optimizer in self._optimizers:
             follower = getattr(optimizer.step, "follower", None)
             # The method of a deep copy has the mark of what it is a copy of.
-            if follower is not None and any(one is optimizer for one in follower._optimizers):
+            if follower is not None and follower.drives(optimizer):
                 follower.close(verify=False)
         for optimizer in self._optimizers:
             for name, through in (
@@ -101,6 +101,10 @@ class Follower:
     @property
     def _counts_epochs(self) -> bool:
         return self._length.total_steps is None
+
+    def drives(self, optimizer: Any) -> bool:
+        """Whether this very optimizer drives the run."""
+        return any(one is optimizer for one in self._optimizers)
 
     # ------------------------------------------------------------ what the loop does
 

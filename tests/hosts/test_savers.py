@@ -213,9 +213,10 @@ def test_weights_opened_under_a_prefix_are_warned_of():
         pytest.skip("no prefix tuning here")
     network = adapters.prefix(None, 5)
     schedule = FreezeSchedule(unfreeze_at={0: "prefix_encoder", "1 step": "model.lm_head"})
-    with pytest.warns(UserWarning, match=r"saves its prefix alone.*: model\.lm_head\.weight") as told:
+    alone = r"saves its prefix alone.*: model\.lm_head\.weight"
+    with pytest.warns(UserWarning, match=alone) as record:
         attached(network, schedule)[0].close()
-    assert not [one for one in told if "LoRAModel" in str(one.message)]
+    assert not [one for one in record if "LoRAModel" in str(one.message)]
 
 
 def test_what_does_not_fit_is_refused_when_training_begins_not_before(tmp_path):
