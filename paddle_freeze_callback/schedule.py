@@ -96,6 +96,7 @@ class FreezeSchedule:
             "on_conflict": options.on_conflict,
             "verify": options.verify,
             "restore": options.restore,
+            "save_trained": options.save_trained,
             "free_optimizer_state": self._strategy.frees_state if frees is None else frees,
             "learning_rates": options.rates(),
         }

@@ -21,7 +21,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction, ProgramTr
 from ..bits import digest
 from ..stages.declared import REST
 from ..stages.partition import Stage, Survey
-from ..stages.weights import Weight, running_statistics
+from ..stages.weights import Weight, merging, running_statistics
 from .kernels import Spared, spare
 from .recompute import Bridge
 from .still import EvalForward, GlobalStatistics, Governed, governed, hold_statistics
@@ -185,17 +185,13 @@ class Freezer:
         What the user froze, the user may move, unless it was opened by name. Even then the base
         weight of a LoRA layer that merges moves by rounding (PaddleNLP's merge to evaluate).
         """
-        found_frozen = {id(tensor) for tensor, frozen in self._found if frozen}
-        merging = found_frozen.intersection(
-            one
-            for node in self._tree.layers()
-            if isinstance(getattr(node.layer, "merged", None), bool)
-            for one in node.own
+        rounded = merging(self.network).intersection(
+            id(tensor) for tensor, frozen in self._found if frozen
         )
         sums = {
             weight.name: digest(weight.tensor)
             for weight, frozen in self._expected
-            if frozen and weight.name in self._openable and id(weight.tensor) not in merging
+            if frozen and weight.name in self._openable and id(weight.tensor) not in rounded
         }
         for path, layer, _ in self._governed.get("norm", ()):
             if ("norm", id(layer)) in self._held:

@@ -47,6 +47,13 @@ def _path(argument: str, value: Any) -> None:
         raise TypeError(f"{argument}={value!r} must be the path of a checkpoint")
 
 
+def _tensor_file(argument: str, value: Any) -> None:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument}={value!r} must be the path of a file")
+    if not os.fspath(value).endswith(".safetensors"):
+        raise ValueError(f"{argument}={value!r} must end in .safetensors, which is its format")
+
+
 def _reaction(argument: str, value: Any) -> None:
     one_of(argument, value, ("warn", "enforce", "error"))
 
@@ -143,6 +150,12 @@ class Options:
         "changed is put back in any case",
         bool,
         check=boolean,
+    )
+    save_trained: str | os.PathLike[str] | None = option(
+        None,
+        "when training ends, write what trained, and the statistics that moved, to this file, such "
+        'as "trained.safetensors"; load_trained(network, file) reads it',
+        check=_tensor_file,
     )
     free_optimizer_state: bool | None = option(
         None,

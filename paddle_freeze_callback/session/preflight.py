@@ -98,7 +98,14 @@ def refuse_misfits(
         _refuse_sparse(survey.network)
 
 
-def refuse_split(survey: Survey, *, cached: bool) -> str:
+#: Why what trained is not written where weights are split.
+SPLIT_FILE = (
+    "each process holds a part of the split weights alone, and a file for all is not written; "
+    "gather them, or save with the library that split them"
+)
+
+
+def refuse_split(survey: Survey, *, cached: bool, saves: bool = False) -> str:
     """Refuse what was not shown to be right where weights are split among processes.
 
     Returns:
@@ -136,6 +143,8 @@ def refuse_split(survey: Survey, *, cached: bool) -> str:
             f"cache: {name} is split among {ranks} processes, and each would wait for the others "
             "whenever they find less in their cache than it does; leave cache off"
         )
+    if saves:
+        raise ValueError(f"save_trained: {SPLIT_FILE}")
     if parallel.wrapped(survey.network):
         raise ValueError(
             f"{name} is split among {ranks} processes, and paddle.DataParallel, which paddle.Model "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,9 +44,10 @@ from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
-from .preflight import doubts, refuse_misfits, refuse_optimizer, refuse_split
+from .preflight import SPLIT_FILE, doubts, refuse_misfits, refuse_optimizer, refuse_split
 from .record import Record, best_file, file_at
 from .timeline import Timeline
+from .trained import Trained
 from .transition import Transition, numbers
 
 _NEVER = sys.maxsize
@@ -81,6 +82,7 @@ class Freezing:
         on_conflict: str = "warn",
         verify: bool = False,
         restore: bool = True,
+        save_trained: str | os.PathLike[str] | None = None,
         free_optimizer_state: bool = False,
         cache: CacheOptions | None = None,
         evaluates: bool = True,
@@ -94,7 +96,7 @@ class Freezing:
         self._plan = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
-        split = refuse_split(survey, cached=cache is not None)
+        split = refuse_split(survey, cached=cache is not None, saves=save_trained is not None)
         self._split = bool(split)
         self._best_file = best_file(parallel.rank() if split else None)
         for doubt in doubts(self._plan, run):
@@ -111,6 +113,7 @@ class Freezing:
         self._optimizer = optimizer
         self._verify = verify
         self._restore = restore
+        self._trained_file = save_trained
         self._say = say
         self._schedule = schedule
         self._undo: list[Callable[[], object]] = []
@@ -165,6 +168,7 @@ class Freezing:
         try:
             self._openings = self._timeline.openings(step)
             before = self._timeline.open_at(step - 1) if step else ()
+            self._trained = self._trained_before(record)
             optimizers.settle(optimizer, [w for n in before for w in self._freezer.members(n)])
             changes = record.changes(before, self._timeline.open_at(step)) if record else ""
             if changes:
@@ -271,6 +275,30 @@ class Freezing:
         if rank == 0:
             self.record.save(place)
 
+    def trained_state_dict(self) -> dict[str, paddle.Tensor]:
+        """The weights that were open at any time, and the statistics that moved, by name.
+
+        The tensors themselves, as ``network.state_dict()`` gives them; a tied one comes once. What
+        was open before a resume counts, too.
+        """
+        return self._trained.state_dict()
+
+    def save_trained(self, file: str | os.PathLike[str]) -> None:
+        """Write :meth:`trained_state_dict` for :func:`.load_trained`, in the format of safetensors.
+
+        In distributed training rank 0 writes.
+
+        Args:
+            file: where, such as ``"trained.safetensors"``.
+
+        Raises:
+            ValueError: where weights are split among processes.
+        """
+        if self._split:
+            raise ValueError(f"save_trained: {SPLIT_FILE}")
+        if parallel.rank() == 0:
+            self._trained.save(file)
+
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
 
@@ -360,6 +388,8 @@ class Freezing:
             why = strategy.why_closed(progress, closed, names)
             line = f"step {step}: the run ends, and {listing(closed)} never opened"
             self._say(f"{line}: {why}" if why else line)
+        if self._trained_file is not None:
+            self.save_trained(self._trained_file)
 
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice.
@@ -436,7 +466,10 @@ class Freezing:
     @property
     def record(self) -> Record:
         """What travels with a checkpoint, as of now."""
-        return Record(self._step, self._schedule, self._open, self._timeline.decisions)
+        return Record(
+            self._step, self._schedule, self._open, self._timeline.decisions,
+            tuple(self._trained.state_dict()),
+        )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -538,6 +571,7 @@ class Freezing:
         if self._cache is not None:
             self._cache.remove()
         self._freezer.apply(wanted)
+        self._trained.opened(self._names(wanted))
         self._conflicts.begin(self._step)
         alone = self._plan.alone
         every = tuple(s.name for s in self.stages if not alone.issuperset(s.parameters))
@@ -562,6 +596,19 @@ class Freezing:
             self._sums = self._freezer.checksums()
         if transition.opened:
             self._watch_first_step(ordered=first)
+
+    def _names(self, stages: Iterable[str]) -> Iterator[str]:
+        return (weight.name for name in stages for weight in self._freezer.members(name))
+
+    def _trained_before(self, record: Record | None) -> Trained:
+        """What trained before this run began: as recorded, else as the schedule has it."""
+        known = None if record is None else record.trained
+        alone, network = self._plan.alone, self._freezer.network
+        trained = Trained(network, alone, () if known is None and not self._step else known)
+        if known is None and not self._plan.strategy.foreign:
+            for _, names in self._timeline.walk(0, self._step):
+                trained.opened(self._names(names))
+        return trained
 
     def _set_rates(self) -> bool:
         """Set the learning rate of each stage; returns whether one is still ramping up."""

@@ -168,6 +168,16 @@ def _walk(path: str, line: tuple[nn.Layer, ...]) -> Iterator[tuple[str, tuple[nn
             yield from _walk(f"{path}.{name}" if path else name, (*line, child))
 
 
+def merging(network: nn.Layer) -> set[int]:
+    """The identities of weights that LoRA layers move by rounding: they merge to evaluate."""
+    return {
+        id(tensor)
+        for _, layer in layers(network)
+        if isinstance(getattr(layer, "merged", None), bool)
+        for tensor in own_parameters(layer).values()
+    }
+
+
 @functools.cache
 def _classes(layer: type) -> frozenset[str]:
     """The names of a class of layers and of those that it derives from."""
