@@ -96,6 +96,7 @@ CASES = [
      FreezeSchedule(train_norm={"BatchNorm": "never", "*": "always"})),
     (["--freeze_train_norm", '{"LayerNorm": "always"}'],
      FreezeSchedule(train_norm={"LayerNorm": "always"})),
+    (["--freeze_save_trained", "a.safetensors"], FreezeSchedule(save_trained="a.safetensors")),
     (["--no_freeze_restore"], FreezeSchedule(restore=False)),
     (["--freeze_restore", "false", "--freeze_verify", "yes"],
      FreezeSchedule(verify=True, restore=False)),

@@ -221,6 +221,18 @@ ROWS = {
         lambda: FreezeSchedule(train_norm={"*": "always"}, cache="memory"),
         "cache='memory' and train_norm={'*': 'always'} contradict each other",
     ),
+    "a file of another kind": (
+        lambda: FreezeSchedule(save_trained="trained.pdparams"),
+        "save_trained='trained.pdparams' must end in .safetensors, which is its format",
+    ),
+    "no file": (
+        lambda: FreezeSchedule(save_trained=True),
+        "save_trained=True must be the path of a file",
+    ),
+    "a file in a file": (
+        file("save_trained: 3"),
+        "a.yaml: save_trained: save_trained=3 must be the path of a file",
+    ),
     "norms in a file": (
         file("train_norm: {BatchNorm: sometimes}"),
         "a.yaml: train_norm: train_norm['BatchNorm']='sometimes' must be",
