@@ -58,7 +58,7 @@ def written_out(
             "run, schedule.run.as_explicit() gives them"
         )
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
-    survey = Survey(network)
+    survey = Survey(network, schedule._options.spans())
     untouched = options.get("untouched")
     plan = plan_of(survey, stages, rule, rates, untouched, schedule._options.train_norm)
     if plan.norms.pinned:
@@ -98,7 +98,10 @@ def _body(
         if step and opened == before:
             continue
         yield f"  {_moment(run, step, counts_steps)}:", f"step {step}, epoch {run.epoch_of(step)}"
-        for verb, which in (("unfreeze", opened - before), ("freeze", before - opened)):
+        for verb, which in (
+            ("unfreeze", opened.difference(before, plan.rows)),
+            ("freeze", before - opened),
+        ):
             if which:
                 yield f"    {verb}:", ""
             for stage in (stage for stage in plan.stages if stage.name in which):

@@ -26,6 +26,7 @@ from ..strategies.run import Progress
 from ..strategies.timed import Gradual
 from ..words import known_names
 from . import norms, readers
+from . import rows as rows_option
 
 if TYPE_CHECKING:
     from ..stages.partition import Stages
@@ -117,6 +118,15 @@ class Options:
         list,
         check=norms.check,
         reader=norms.read,
+    )
+    rows: Mapping[str, str] | None = option(
+        None,
+        "tensors of which some rows train alone, from start to end, while all others stay as they "
+        'are, such as {"embeddings.word_embeddings": "30522:"} for new tokens; as a flag pairs, '
+        "such as embeddings.word_embeddings=30522:",
+        list,
+        check=rows_option.check,
+        reader=rows_option.read,
     )
     frozen_dropout: str | None = option(
         None,
@@ -250,6 +260,11 @@ class Options:
                 f"cache={self.cache!r} and train_norm={self.train_norm!r} contradict each other: "
                 "nothing is kept behind a layer that trains; drop one of them"
             )
+        if self.cache is not None and self.rows is not None:
+            raise ValueError(
+                f"cache={self.cache!r} and rows={self.rows!r} contradict each other: nothing is "
+                "kept behind a table that trains; drop one of them"
+            )
         for name in ("cache_limit", "cache_dtype", "cache_check_every"):
             value = getattr(self, name)
             if value is not None and self.cache is None:
@@ -268,6 +283,10 @@ class Options:
             for name, value, default in values
             if not (type(value) is type(default) and value == default)
         }
+
+    def spans(self) -> dict[str, slice]:
+        """The rows that train alone."""
+        return {name: rows_option.span(text) for name, text in (self.rows or {}).items()}
 
     def rates(self) -> LearningRates:
         """The learning rates of the stages.

@@ -28,6 +28,7 @@ from ..freezing.by_hand import held_by_hand
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
+from ..freezing.rows import train_rows
 from ..freezing.savers import tell_savers
 from ..options.norms import TrainNorm
 from ..stages.declared import REST
@@ -78,6 +79,7 @@ class Freezing:
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
         train_norm: TrainNorm = "with_stage",
+        rows: Mapping[str, slice] | None = None,
         untouched: Selector | None = None,
         on_conflict: str = "warn",
         verify: bool = False,
@@ -91,7 +93,7 @@ class Freezing:
         record: Record | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
-        survey = Survey(network)
+        survey = Survey(network, rows)
         release(network)
         self._plan = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
         decisions = record.decisions if record else ()
@@ -179,8 +181,10 @@ class Freezing:
             if split:
                 say(split)
             self._look()
-            norms = self._plan.norms
-            scheduled = (*self._plan.schedulable, *norms.always, *norms.never, REST)
+            partial = [weight for weight in survey.weights if weight.rows]
+            self.undo_also(stop := train_rows(partial, optimizer))
+            weakref.finalize(self, stop).atexit = False
+            scheduled = (*self._plan.schedulable, *self._plan.always, *self._plan.norms.never, REST)
             left = [s for s in self.stages if s.name not in scheduled]
             alone = [s for s in left if self._plan.alone.issuperset(s.parameters)]
             frozen = [s.name for s in left if s not in alone]
@@ -510,7 +514,10 @@ class Freezing:
         The first entry is what the run began with.
         """
         weights, openable = self._freezer.weights, self._plan.openable
-        names = {stage.name: covering(stage, weights, openable) for stage in self.stages}
+        names = {
+            stage.name: [] if stage.name in self._plan.rows else covering(stage, weights, openable)
+            for stage in self.stages
+        }
         return self._timeline.as_explicit(self._step, names)
 
     # ------------------------------------------------------------ inside

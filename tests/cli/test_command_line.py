@@ -196,7 +196,7 @@ FLAG_VALUES = {
     "frozen_dropout": "eval", "cache": "memory", "cache_limit": "1 GB", "cache_dtype": "float16",
     "cache_check_every": "9", "verify": True, "restore": False, "free_optimizer_state": False,
     "untouched": ["fc1"], "train_norm": ["BatchNorm=never"], "on_conflict": "enforce",
-    "save_trained": "a.safetensors",
+    "save_trained": "a.safetensors", "rows": ["fc1.weight=1:"],
 }  # fmt: skip
 BESIDE = {
     "order": {"k": "1"}, "seed": {"strategy": "lisa"}, "k": {"strategy": "lisa"},
