@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import paddle
 import pytest
 from networks import moved, open_names, values
 from paddle import nn
+from trainers import LIBRARY, TrainerCallback, tiny_bert, trainer_for
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "programs"))
+
+import adapters
 
 from paddle_freeze_callback import Cyclic, FreezeSchedule, RandomStages, trainable_ratio
 from paddle_freeze_callback.freezing.rows import train_rows
@@ -382,6 +390,33 @@ def test_saved_and_resumed_it_is_bitwise_the_uninterrupted_run(tmp_path):
     assert moved(whole, values(model.network)) == set()
 
 
+@pytest.mark.parametrize(
+    ("network", "optimizer", "message"),
+    [
+        (lambda: build(sparse=True), adamw,
+         "embeddings.words has sparse gradients .sparse=True., which cannot be cut to some rows"),
+        (build, lambda p: paddle.incubate.LookAhead(adamw(p)), "LookAhead moves weights in ways"),
+        (build, lambda p: paddle.optimizer.LBFGS(parameters=p), "LBFGS moves weights in ways"),
+    ],
+    ids=["sparse", "LookAhead", "LBFGS"],
+)  # fmt: skip
+def test_what_cannot_keep_the_others_still_is_refused(network, optimizer, message):
+    network = network()
+    optimizer = optimizer(network.parameters())
+    schedule = FreezeSchedule(unfreeze_at={0: "head"}, rows=ROWS)
+    for begin in (schedule.attach, schedule.follow, schedule.preview):
+        options = {"optimizer": optimizer, "total_steps": 3}
+        with pytest.raises(ValueError, match=message):
+            begin(network, **options)
+
+
+def test_other_sparse_gradients_do_not_matter():
+    network = build()
+    network.embeddings.places = nn.Embedding(6, SIZE, sparse=True)
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    attached(network, FreezeSchedule(unfreeze_at={0: "*"}, rows=ROWS, verify=True), optimizer)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_everything_is_put_back_after_a_failure_too(fails):
     network = build()
@@ -406,3 +441,38 @@ def test_a_run_that_is_thrown_away_lets_go():
     before = values(network)
     train(network, optimizer, batches(1))
     assert changed_rows(before, network) == list(range(WORDS))
+
+
+# ---------------------------------------------------------------- in a Trainer
+
+
+def test_new_tokens_train_in_a_trainer_and_its_checkpoints_hold_the_others_as_they_were(tmp_path):
+    """Under its AdamW with decay and clipping; a checkpoint is written right after the step."""
+    network = tiny_bert()
+    words = "bert.embeddings" + (".word_embeddings" if LIBRARY == "paddlenlp" else "")
+    before = values(network)
+    seen = []
+
+    class Saved(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **context):
+            seen.append(changed_rows(before, model, f"{words}.weight"))
+
+    trainer = trainer_for(
+        network, tmp_path, [Saved()], num_train_epochs=2, weight_decay=0.5,
+        freeze_strategy="head_only", freeze_rows=[f"{words}=40:"], freeze_verify=True,
+    )  # fmt: skip
+    trainer.add_callback(FreezeSchedule())
+    trainer.train()
+    assert seen
+    assert all(rows == list(range(40, 50)) for rows in seen)
+
+
+def test_a_lora_model_saves_the_table_of_which_rows_train(tmp_path):
+    network = adapters.lora(None, 7)
+    before = values(network)
+    schedule = FreezeSchedule(unfreeze_at={0: "**.layers.*"}, rows={adapters.WORDS: "-4:"})
+    trainer_for(network, tmp_path, [schedule], num_train_epochs=1).train()
+    table = f"{adapters.WORDS}.weight"
+    assert changed_rows(before, network, table) == [46, 47, 48, 49]
+    assert table not in open_names(network)
+    assert table.removeprefix("model.") in network.get_trainable_state_dict()

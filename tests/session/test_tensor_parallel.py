@@ -179,6 +179,12 @@ def overlapped(network: Split) -> None:
         (marked, 2, {}, "head.weight, which is marked for sequence parallel: not shown"),
         (overlapped, 2, {}, "body with mp_async_allreduce: not shown"),
         (lambda _: None, 4, {}, "body.weight, which is split among 2 of 4 processes; all must"),
+        (
+            lambda _: None,
+            2,
+            {"rows": {"body.weight": "1:"}},
+            "body.weight is split among processes",
+        ),
         (lambda _: None, 2, {"save_trained": "a.safetensors"}, "save_trained: each process holds"),
         (lambda _: None, 2, {"cache": "memory"}, "cache: body.weight is split among 2 processes"),
     ],
