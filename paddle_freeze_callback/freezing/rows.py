@@ -43,6 +43,16 @@ def still(weight: Weight) -> list[slice]:
     return [span for span in spans if span.start < span.stop]
 
 
+def write(value: paddle.Tensor, tensor: paddle.Tensor, span: slice) -> None:
+    """Write into rows of a tensor, where it lies."""
+    part = tensor[span]
+    offset = span.start * (tensor.numel().item() // tensor.shape[0]) * tensor.element_size()
+    if part.data_ptr() == tensor.data_ptr() + offset:
+        paddle.assign(value, part)
+    else:  # a release, or a setting, in which a slice is a copy; ten times slower
+        tensor[span] = value
+
+
 def train_rows(weights: Sequence[Weight], optimizer: Any) -> Callable[[], None]:
     """Have only their rows of these weights train, which are open; returns how to stop."""
     undo: list[Callable[[], object]] = []
@@ -70,7 +80,7 @@ def _masking(first: int, after: int) -> Callable[[Any], Any]:
         with paddle.no_grad():
             # Not in place: the gradient of something else may lie in the same memory.
             rest = paddle.zeros_like(gradient)
-            paddle.assign(gradient[first:after], rest[first:after])
+            write(gradient[first:after], rest, slice(first, after))
         return rest
 
     return masked
@@ -98,7 +108,7 @@ class _Still:
             for span in still(self._weight):
                 # A master weight that the step made was made from the weight.
                 copy = self._copies.get((kind, span.start), self._copies["weight", span.start])
-                paddle.assign(copy.astype(tensor.dtype), tensor[span])
+                write(copy.astype(tensor.dtype), tensor, span)
 
     def _tensors(self) -> dict[str, paddle.Tensor]:
         tensor = self._weight.tensor

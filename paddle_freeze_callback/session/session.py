@@ -282,8 +282,9 @@ class Freezing:
     def trained_state_dict(self) -> dict[str, paddle.Tensor]:
         """The weights that were open at any time, and the statistics that moved, by name.
 
-        The tensors themselves, as ``network.state_dict()`` gives them; a tied one comes once. What
-        was open before a resume counts, too.
+        The tensors themselves, as ``network.state_dict()`` gives them; a tied one comes once. Of
+        one of which rows alone train come these, as ``name[30522:30530]``. What was open before a
+        resume counts, too.
         """
         return self._trained.state_dict()
 
@@ -611,7 +612,8 @@ class Freezing:
         """What trained before this run began: as recorded, else as the schedule has it."""
         known = None if record is None else record.trained
         alone, network = self._plan.alone, self._freezer.network
-        trained = Trained(network, alone, () if known is None and not self._step else known)
+        rows = {weight.name: weight.rows for weight in self._freezer.weights if weight.rows}
+        trained = Trained(network, alone, () if known is None and not self._step else known, rows)
         if known is None and not self._plan.strategy.foreign:
             for _, names in self._timeline.walk(0, self._step):
                 trained.opened(self._names(names))

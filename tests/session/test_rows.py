@@ -152,6 +152,19 @@ def test_those_rows_train_and_the_rest_of_the_table_is_bitwise_still(loop, name)
     assert not hasattr(network.embeddings.words.weight, "trained_rows")
 
 
+def test_where_a_slice_is_a_copy_it_holds_too():
+    """As in releases, and under a setting, in which Paddle has no views."""
+    paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    try:
+        network = build()
+        before = values(network)
+        schedule = FreezeSchedule(unfreeze_at={0: "head"}, rows=ROWS, verify=True)
+        attached(network, schedule, adamw(network.parameters()))
+    finally:
+        paddle.set_flags({"FLAGS_use_stride_kernel": True})
+    assert changed_rows(before, network) == [9, 10, 11]
+
+
 class Narrow(nn.Layer):
     """What trains under ``ROWS``, with the new rows as a table of their own: the reference."""
 

@@ -459,3 +459,95 @@ def test_checksums_are_the_same_everywhere():
     """They are kept in files, which other processes and machines read."""
     tensor = paddle.arange(6, dtype="float32").reshape([2, 3])
     assert digest(tensor).hex() == "7a2f86fedc6562d9b94b4080f00c52dc"
+
+
+# ---------------------------------------------------------------- rows
+
+
+class Words(nn.Layer):
+    def __init__(self, words=8):
+        super().__init__()
+        paddle.seed(6)
+        self.words = nn.Embedding(8, 2)
+        if words != 8:
+            self.words.weight = paddle.create_parameter([words, 2], "float32")
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, ids):
+        return self.fc(self.words(ids))
+
+
+def a_step(network, **options):
+    """Of a schedule; the run."""
+    optimizer = adam(network)
+    with FreezeSchedule(**options).attach(network, optimizer, total_steps=9) as run:
+        network(paddle.arange(8)).square().sum().backward()
+        optimizer.step()
+        run.step()
+    return run
+
+
+@pytest.fixture
+def words(tmp_path):
+    network = Words()
+    run = a_step(network, unfreeze_at={0: "fc"}, rows={"words": "5:7"})
+    assert set(run.trained_state_dict()) == {"fc.weight", "fc.bias", "words.weight[5:7]"}
+    run.save_trained(tmp_path / "a.safetensors")
+    return network, tmp_path / "a.safetensors"
+
+
+def test_of_a_table_the_rows_that_train_are_in_it(words):
+    network, file = words
+    base = Words()
+    with paddle.no_grad():
+        base.words.weight[5:7] = 3.0  # new tokens, drawn anew
+    load_trained(base, file)
+    assert moved(values(network), values(base)) == set()
+
+
+@pytest.mark.parametrize(
+    ("count", "row", "message"),
+    [
+        (8, 2, r"another base: words\.weight\[0:5\] differs"),
+        (8, 7, r"another base: words\.weight\[7:8\] differs"),
+        (9, None, r"this Words has 'words\.weight\[7:9\]', which .* does not know|has no 'words"),
+        (6, None, r"this Words has no 'words\.weight\[7:8\]', which"),
+        (5, None, r"this Words has no 'words\.weight\[7:8\]', which"),
+    ],
+)
+def test_a_table_that_is_another_elsewhere_is_refused(words, count, row, message):
+    base = Words(count)
+    if row is not None:
+        with paddle.no_grad():
+            base.words.weight[row] = 3.0
+    before = values(base)
+    with pytest.raises(ValueError, match=message):
+        load_trained(base, words[1])
+    assert moved(before, values(base)) == set()
+
+
+WHOLE = {"unfreeze_at": {0: ["fc", "words"]}}
+FIVE, SIX = ({"unfreeze_at": {0: "fc"}, "rows": {"words": rows}} for rows in ("5:7", "6:8"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "of_the_table"),
+    [
+        (FIVE, FIVE, "words.weight[5:7]"),
+        (FIVE, SIX, "words.weight"),
+        (FIVE, WHOLE, "words.weight"),
+        (WHOLE, FIVE, "words.weight"),
+        (FIVE, {"unfreeze_at": {0: "fc"}}, "words.weight"),
+    ],
+    ids=["the same", "others", "then all", "all, then some", "then none"],
+)
+def test_rows_before_and_after_a_resume(tmp_path, first, second, of_the_table):
+    network = Words()
+    optimizer = adam(network)
+    with FreezeSchedule(**first).attach(network, optimizer, total_steps=9) as run:
+        run.step()
+        run.save(tmp_path / "a")
+    schedule = FreezeSchedule(**second, resume_from=tmp_path / "a")
+    with schedule.attach(network, adam(network), total_steps=9) as run:
+        pass
+    assert set(run.trained_state_dict()) == {"fc.weight", "fc.bias", of_the_table}
