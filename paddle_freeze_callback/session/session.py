@@ -564,7 +564,8 @@ class Freezing:
         if self._set_rates() or self._first_step is not None:
             self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
-            members = {name: self._freezer.members(name) for name in self._open}
+            names = [name for name in self._open if name in self._plan.schedulable]
+            members = {name: self._freezer.members(name) for name in names}
             self._sample = GradientSample(members, self._step)
 
     def _converge(self) -> None:

@@ -16,7 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "programs"))
 
 import adapters
 
-from paddle_freeze_callback import Cyclic, FreezeSchedule, RandomStages, trainable_ratio
+from paddle_freeze_callback import (
+    ByGradient,
+    Cyclic,
+    FreezeSchedule,
+    RandomStages,
+    trainable_ratio,
+)
 from paddle_freeze_callback.freezing.rows import train_rows
 from paddle_freeze_callback.stages import Weight
 
@@ -489,3 +495,12 @@ def test_a_lora_model_saves_the_table_of_which_rows_train(tmp_path):
     assert changed_rows(before, network, table) == [46, 47, 48, 49]
     assert table not in open_names(network)
     assert table.removeprefix("model.") in network.get_trainable_state_dict()
+
+
+def test_by_gradient_compares_stages_alone():
+    """What always trains is none of its business, however large its gradients are."""
+    network = build()
+    schedule = FreezeSchedule(strategy=ByGradient(every="2 steps"), rows=ROWS)
+    attached(network, schedule, adamw(network.parameters()))
+    _, note = schedule.run.record.decisions[0]
+    assert set(note["gradients"]) == {"head", "blocks.1", "blocks.0", "embeddings"}
