@@ -196,7 +196,7 @@ def private_names(tree: ast.AST) -> set[str]:
             of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             name = None if of_self else node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            by_text = node.func.id in ("getattr", "hasattr", "setattr", "delattr")
+            by_text = node.func.id in ("getattr", "hasattr", "setattr", "delattr", "around")
             texts = [one.value for one in node.args[1:2] if isinstance(one, ast.Constant)]
             name = str(texts[0]) if by_text and texts else None
         else:

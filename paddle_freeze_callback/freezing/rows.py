@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 
 from ..stages.weights import TRAINED_ROWS, Weight
-from .optimizer import each, parameter_ids
+from .optimizer import around, each, parameter_ids
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -23,7 +23,7 @@ def check_optimizer(optimizer: Any) -> None:
     Raises:
         ValueError: naming it.
     """
-    if isinstance(optimizer, (paddle.optimizer.LBFGS, paddle.incubate.LookAhead)):
+    if not {"LBFGS", "LookAhead"}.isdisjoint(kind.__name__ for kind in type(optimizer).__mro__):
         raise ValueError(
             f"{type(optimizer).__name__} moves weights in ways of its own, so that rows= cannot "
             "keep the others of a tensor still; use another optimizer"
@@ -62,9 +62,10 @@ def train_rows(weights: Sequence[Weight], optimizer: Any) -> Callable[[], None]:
         undo.append(functools.partial(delattr, weight.tensor, TRAINED_ROWS))
     for one in each(optimizer):
         own = parameter_ids(one)
-        mine = [_Still(one, weight) for weight in weights if id(weight.tensor) in own]
+        mine = [_Still(weight) for weight in weights if id(weight.tensor) in own]
         if mine:
-            undo.append(_around_steps(one, mine))
+            # step() and minimize() of every optimizer, and sharding, meet in this method alone.
+            undo.append(around(one, "_apply_optimize", functools.partial(_stepping, mine)))
 
     def stop() -> None:
         while undo:
@@ -86,16 +87,29 @@ def _masking(first: int, after: int) -> Callable[[Any], Any]:
     return masked
 
 
+def _stepping(
+    those: Sequence[_Still], optimizer: Any, method: Callable[..., Any], *given: Any, **named: Any
+) -> Any:
+    with paddle.no_grad():
+        for one in those:
+            one.keep(optimizer)
+    result = method(*given, **named)
+    with paddle.no_grad():
+        for one in those:
+            one.put_back(optimizer)
+    return result
+
+
 class _Still:
     """The rows of one weight, and of its master weight, that stay as they are in each step."""
 
-    def __init__(self, optimizer: Any, weight: Weight) -> None:
-        self._optimizer, self._weight = optimizer, weight
+    def __init__(self, weight: Weight) -> None:
+        self._weight = weight
         # Kept: on a CPU most of the time would go into new memory for each step.
         self._copies: dict[tuple[str, int], paddle.Tensor] = {}
 
-    def keep(self) -> None:
-        for kind, tensor in self._tensors().items():
+    def keep(self, optimizer: Any) -> None:
+        for kind, tensor in self._tensors(optimizer).items():
             for span in still(self._weight):
                 part, key = tensor[span], (kind, span.start)
                 if key in self._copies:
@@ -103,34 +117,17 @@ class _Still:
                 else:
                     self._copies[key] = part.clone()
 
-    def put_back(self) -> None:
-        for kind, tensor in self._tensors().items():
+    def put_back(self, optimizer: Any) -> None:
+        for kind, tensor in self._tensors(optimizer).items():
             for span in still(self._weight):
                 # A master weight that the step made was made from the weight.
                 copy = self._copies.get((kind, span.start), self._copies["weight", span.start])
-                write(copy.astype(tensor.dtype), tensor, span)
+                write(
+                    copy if copy.dtype == tensor.dtype else copy.astype(tensor.dtype), tensor, span
+                )
 
-    def _tensors(self) -> dict[str, paddle.Tensor]:
+    def _tensors(self, optimizer: Any) -> dict[str, paddle.Tensor]:
         tensor = self._weight.tensor
-        masters = getattr(self._optimizer, "_master_weights", None) or {}
+        masters = getattr(optimizer, "_master_weights", None) or {}
         master = {"master": masters[tensor.name]} if tensor.name in masters else {}
         return {"weight": tensor, **master}
-
-
-def _around_steps(optimizer: Any, those: Sequence[_Still]) -> Callable[[], object]:
-    # step() and minimize() of every optimizer, and sharding, meet in this method alone.
-    apply = optimizer._apply_optimize
-
-    @functools.wraps(apply)
-    def applying(*given: Any, **named: Any) -> Any:
-        with paddle.no_grad():
-            for one in those:
-                one.keep()
-        result = apply(*given, **named)
-        with paddle.no_grad():
-            for one in those:
-                one.put_back()
-        return result
-
-    optimizer._apply_optimize = applying
-    return functools.partial(delattr, optimizer, "_apply_optimize")

@@ -286,6 +286,7 @@ class Freezing:
         one of which rows alone train come these, as ``name[30522:30530]``. What was open before a
         resume counts, too.
         """
+        self._trained.opened(self._conflicts.trained)
         return self._trained.state_dict()
 
     def save_trained(self, file: str | os.PathLike[str]) -> None:
@@ -302,7 +303,7 @@ class Freezing:
         if self._split:
             raise ValueError(f"save_trained: {SPLIT_FILE}")
         if parallel.rank() == 0:
-            self._trained.save(file)
+            self._trained.save(file, self.trained_state_dict())
 
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
@@ -473,7 +474,7 @@ class Freezing:
         """What travels with a checkpoint, as of now."""
         return Record(
             self._step, self._schedule, self._open, self._timeline.decisions,
-            tuple(self._trained.state_dict()),
+            tuple(self.trained_state_dict()),
         )  # fmt: skip
 
     @property

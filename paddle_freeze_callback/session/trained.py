@@ -81,9 +81,8 @@ class Trained:
             or (name in self._found and digest(tensor) != self._found[name])
         }
 
-    def save(self, file: str | os.PathLike[str]) -> None:
-        """Write it, with the checksums of the base."""
-        trained = self.state_dict()
+    def save(self, file: str | os.PathLike[str], trained: Mapping[str, paddle.Tensor]) -> None:
+        """Write this, with the checksums of the base."""
         base = _checksums(self._network, trained, self._rows)
         # "np": PaddleNLP refuses files that do not say who wrote their numbers.
         metadata = {"format": "np", "paddle_freeze_callback": VERSION, _BASE: json.dumps(base)}
