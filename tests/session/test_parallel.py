@@ -49,7 +49,7 @@ def test_two_processes_decide_the_same(tmp_path, loop, strategy):
     assert furthest(first["weights"], second["weights"]) == 0
 
 
-@pytest.mark.parametrize("loop", ["hapi", "trainer", "hand", "sharding"])
+@pytest.mark.parametrize("loop", ["hapi", "sharding"])
 def test_rows_alone_train_in_two_processes_as_in_one(tmp_path, loop):
     """Clipped; each process verifies that the others stay as they are."""
     if loop == "sharding" and LIBRARY == "paddleformers":
