@@ -16,7 +16,7 @@ require_paddle()  # before anything imports it
 from .freezing import SlantedTriangular, freeze, unfreeze
 from .options import FreezeArguments
 from .schedule import FreezeSchedule
-from .session import Transition
+from .session import Transition, load_trained
 from .stages import Stage, partition, trainable_ratio
 from .strategies import (
     ByGradient,
@@ -61,6 +61,7 @@ __all__ = [
     "Transition",
     "__version__",
     "freeze",
+    "load_trained",
     "partition",
     "trainable_ratio",
     "unfreeze",

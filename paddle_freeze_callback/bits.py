@@ -35,4 +35,4 @@ def digest(tensor: paddle.Tensor) -> bytes:
     False
     """
     array = np.ascontiguousarray(array_of(tensor))
-    return xxhash.xxh3_128_digest(array.data, hash(array.shape) & 0xFFFFFFFF)
+    return xxhash.xxh3_128_digest(array.data, xxhash.xxh32_intdigest(repr(array.shape).encode()))

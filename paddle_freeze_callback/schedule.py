@@ -90,12 +90,14 @@ class FreezeSchedule:
         self._manners: dict[str, Any] = {
             "frozen_norm": options.frozen_norm,
             "train_norm": options.train_norm,
+            "rows": options.spans(),
             "frozen_dropout": dropout or ("train" if cache is None else "eval"),
             "cache": cache,
             "untouched": options.untouched,
             "on_conflict": options.on_conflict,
             "verify": options.verify,
             "restore": options.restore,
+            "save_trained": options.save_trained,
             "free_optimizer_state": self._strategy.frees_state if frees is None else frees,
             "learning_rates": options.rates(),
         }
@@ -325,7 +327,7 @@ class FreezeSchedule:
             network, self._options.stages, self._strategy, manners["learning_rates"], run,
             optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
             cache=manners["cache"], untouched=manners["untouched"],
-            train_norm=manners["train_norm"],
+            train_norm=manners["train_norm"], rows=manners["rows"],
         )  # fmt: skip
 
     def plot(
@@ -480,6 +482,7 @@ class FreezeSchedule:
             refuse(
                 network, self._options.stages, self._strategy, self._manners["learning_rates"],
                 run, trained_by, self._manners["untouched"], self._manners["train_norm"],
+                self._manners["rows"],
             )  # fmt: skip
         return Follower(
             self._begin, network, trained_by, run,
@@ -578,6 +581,7 @@ class FreezeSchedule:
         expect_checkpoint(
             context.get("model"), self._options.stages, self._strategy,
             manners["learning_rates"], manners["untouched"], manners["train_norm"],
+            manners["rows"],
         )  # fmt: skip
 
     def on_train_begin(self, *event: Any, **context: Any) -> None:

@@ -129,9 +129,14 @@ OF_PADDLE: dict[str, set[str]] = {
     "_accumulators": {"freezing/optimizer.py"},
     "_accumulators_holder": {"freezing/optimizer.py"},
     "_already_create_accumulator": {"freezing/optimizer.py"},
+    "_apply_optimize": {"freezing/rows.py"},
     "_create_accumulators": {"freezing/optimizer.py"},
     "_inner_opt": {"freezing/optimizer.py"},
-    "_master_weights": {"freezing/best_weights.py", "freezing/optimizer.py"},
+    "_master_weights": {
+        "freezing/best_weights.py",
+        "freezing/optimizer.py",
+        "freezing/rows.py",
+    },
     "_origin_parameter_list": {"freezing/optimizer.py"},
     "_param_groups": {"freezing/optimizer.py"},
     "_parameter_list": {"freezing/optimizer.py", "hosts/hapi.py"},
@@ -155,7 +160,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_dygraph_tracer": {"cache/feature_cache.py"},
     "_descriptor_cache": {"freezing/freezer.py"},
     "_instance": {"freezing/freezer.py"},
-    "_layers": {"freezing/parallel.py"},
+    "_layers": {"freezing/parallel.py", "session/trained.py"},
     "_reducer": {"freezing/parallel.py"},
     # paddle.Model
     "_accumulate": {"hosts/hapi.py"},
@@ -173,6 +178,7 @@ OF_OURS: dict[str, set[str]] = {
     "_freezer": {"session/session.py"},
     "_held": {"freezing/kernels.py"},
     "_manners": {"cli/written.py"},
+    "_optimizers": {"hosts/follow.py"},
     "_options": {"cli/written.py", "schedule.py"},
     "_read": {"cli/main.py"},
     "_record": {"hosts/hapi.py"},
@@ -191,7 +197,7 @@ def private_names(tree: ast.AST) -> set[str]:
             of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             name = None if of_self else node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            by_text = node.func.id in ("getattr", "hasattr", "setattr", "delattr")
+            by_text = node.func.id in ("getattr", "hasattr", "setattr", "delattr", "around")
             texts = [one.value for one in node.args[1:2] if isinstance(one, ast.Constant)]
             name = str(texts[0]) if by_text and texts else None
         else:

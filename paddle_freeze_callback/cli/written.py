@@ -64,7 +64,7 @@ def written_out(
     run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch)
     if any(not isinstance(shape, str) for shape in rates.shapes):
         raise MistakeError("--yaml: phase_lr is a function, which no file can hold")
-    survey = Survey(network)
+    survey = Survey(network, schedule._options.spans())
     untouched = options.get("untouched")
     plan = plan_of(survey, stages, rule, rates, untouched, schedule._options.train_norm)
     if plan.norms.pinned:
@@ -105,7 +105,10 @@ def _body(
         if step and opened == before and step not in own:
             continue
         yield f"  {_moment(run, step, counts_steps)}:", f"step {step}, epoch {run.epoch_of(step)}"
-        for verb, which in (("unfreeze", opened - before), ("freeze", before - opened)):
+        for verb, which in (
+            ("unfreeze", opened.difference(before, plan.rows)),
+            ("freeze", before - opened),
+        ):
             if which:
                 yield f"    {verb}:", ""
             for stage in (stage for stage in plan.stages if stage.name in which):

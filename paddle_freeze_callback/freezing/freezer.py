@@ -21,9 +21,10 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction, ProgramTr
 from ..bits import digest
 from ..stages.declared import REST
 from ..stages.partition import Stage, Survey
-from ..stages.weights import Weight, running_statistics
+from ..stages.weights import Weight, count, merging, running_statistics
 from .kernels import Spared, spare
 from .recompute import Bridge
+from .rows import still
 from .still import EvalForward, GlobalStatistics, Governed, governed, hold_statistics
 from .tree import tree
 
@@ -71,7 +72,6 @@ class Freezer:
         managed = [weight for members in self._members.values() for weight in members]
         self._found = [(weight.tensor, weight.tensor.stop_gradient) for weight in managed]
         self._expected: list[tuple[Weight, bool]] = []
-        self._sizes = [(weight.tensor, weight.numel) for weight in self.weights]
         self._tree = tree(survey)
         self._governed: dict[str, list[Governed]] = {}
         if frozen_norm == "eval":
@@ -135,7 +135,7 @@ class Freezer:
 
     def opened(self) -> frozenset[int]:
         """The identities of the weights that may move now: they train, or are left alone."""
-        return self._alone.union(id(t) for t, _ in self._sizes if not t.stop_gradient)
+        return self._alone.union(id(weight.tensor) for weight in self.weights if weight.trains)
 
     def members(self, stage: str) -> list[Weight]:
         """The weights of a stage that may be opened."""
@@ -176,8 +176,7 @@ class Freezer:
 
     def count(self) -> tuple[int, int]:
         """Trainable elements and all elements, now."""
-        trainable = sum(numel for tensor, numel in self._sizes if not tensor.stop_gradient)
-        return trainable, sum(numel for _, numel in self._sizes)
+        return count(self.weights)
 
     def checksums(self) -> dict[str, bytes]:
         """A checksum of each weight that the schedule froze, and of each statistic held.
@@ -185,18 +184,17 @@ class Freezer:
         What the user froze, the user may move, unless it was opened by name. Even then the base
         weight of a LoRA layer that merges moves by rounding (PaddleNLP's merge to evaluate).
         """
-        found_frozen = {id(tensor) for tensor, frozen in self._found if frozen}
-        merging = found_frozen.intersection(
-            one
-            for node in self._tree.layers()
-            if isinstance(getattr(node.layer, "merged", None), bool)
-            for one in node.own
+        rounded = merging(self.network).intersection(
+            id(tensor) for tensor, frozen in self._found if frozen
         )
         sums = {
             weight.name: digest(weight.tensor)
             for weight, frozen in self._expected
-            if frozen and weight.name in self._openable and id(weight.tensor) not in merging
+            if frozen and weight.name in self._openable and id(weight.tensor) not in rounded
         }
+        for weight in self.weights:
+            for span in still(weight) if weight.trains else ():
+                sums[f"{weight.name}[{span.start}:{span.stop}]"] = digest(weight.tensor[span])
         for path, layer, _ in self._governed.get("norm", ()):
             if ("norm", id(layer)) in self._held:
                 for name, tensor in running_statistics(layer).items():

@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from paddle import nn
@@ -176,6 +176,7 @@ def expect_checkpoint(
     rates: LearningRates,
     untouched: Selector | None,
     train_norm: TrainNorm,
+    rows: Mapping[str, slice] | None = None,
 ) -> None:
     """Have an adapter model load all that a run under this schedule saves.
 
@@ -185,7 +186,7 @@ def expect_checkpoint(
     if not isinstance(network, nn.Layer) or not adapters(network):
         return
     try:
-        survey = Survey(network)
+        survey = Survey(network, rows)
         openable = plan(survey, stages, strategy, rates, untouched, train_norm).openable
     except (TypeError, ValueError):
         return  # what does not fit is refused when training begins

@@ -26,6 +26,7 @@ from ..strategies.run import Progress
 from ..strategies.timed import Gradual
 from ..words import known_names
 from . import norms, readers
+from . import rows as rows_option
 
 if TYPE_CHECKING:
     from ..stages.partition import Stages
@@ -45,6 +46,13 @@ def _moment(argument: str, value: Any) -> None:
 def _path(argument: str, value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{argument}={value!r} must be the path of a checkpoint")
+
+
+def _tensor_file(argument: str, value: Any) -> None:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument}={value!r} must be the path of a file")
+    if not os.fspath(value).endswith(".safetensors"):
+        raise ValueError(f"{argument}={value!r} must end in .safetensors, which is its format")
 
 
 def _reaction(argument: str, value: Any) -> None:
@@ -111,6 +119,15 @@ class Options:
         check=norms.check,
         reader=norms.read,
     )
+    rows: Mapping[str, str] | None = option(
+        None,
+        "tensors of which some rows train alone, from start to end, while all others stay as they "
+        'are, such as {"embeddings.word_embeddings": "30522:"} for new tokens; as a flag pairs, '
+        "such as embeddings.word_embeddings=30522:",
+        list,
+        check=rows_option.check,
+        reader=rows_option.read,
+    )
     frozen_dropout: str | None = option(
         None,
         '"train" leaves dropout on in frozen layers; "eval" runs frozen layers in eval mode; '
@@ -143,6 +160,12 @@ class Options:
         "changed is put back in any case",
         bool,
         check=boolean,
+    )
+    save_trained: str | os.PathLike[str] | None = option(
+        None,
+        "when training ends, write what trained, and the statistics that moved, to this file, such "
+        'as "trained.safetensors"; load_trained(network, file) reads it',
+        check=_tensor_file,
     )
     free_optimizer_state: bool | None = option(
         None,
@@ -254,6 +277,11 @@ class Options:
                 f"cache={self.cache!r} and train_norm={self.train_norm!r} contradict each other: "
                 "nothing is kept behind a layer that trains; drop one of them"
             )
+        if self.cache is not None and self.rows is not None:
+            raise ValueError(
+                f"cache={self.cache!r} and rows={self.rows!r} contradict each other: nothing is "
+                "kept behind a table that trains; drop one of them"
+            )
         for name in ("cache_limit", "cache_dtype", "cache_check_every"):
             value = getattr(self, name)
             if value is not None and self.cache is None:
@@ -272,6 +300,10 @@ class Options:
             for name, value, default in values
             if not (type(value) is type(default) and value == default)
         }
+
+    def spans(self) -> dict[str, slice]:
+        """The rows that train alone."""
+        return {name: rows_option.span(text) for name, text in (self.rows or {}).items()}
 
     def rates(self) -> LearningRates:
         """The learning rates of the stages.

@@ -58,6 +58,7 @@ class Conflicts:
         last: the last step of this phase, as far as is known.
         opened: names of the weights that somebody else opened in this phase.
         closed: names of those that somebody else froze.
+        trained: names of those that somebody else opened in any phase, and that stayed open.
         seen: the calls of ``step()`` and ``minimize()`` so far, by optimizer.
     """
 
@@ -73,6 +74,7 @@ class Conflicts:
         self._say = say
         self._step = step
         self.seen: Counter[int] = Counter()
+        self.trained: set[str] = set()
         self.begin(0)
 
     def watch(self, optimizer: Any) -> Callable[[], None]:
@@ -165,6 +167,8 @@ class Conflicts:
         looks, later = self._looks_at(key), []
         found = self._freezer.conflicts(among)
         self.opened.update(weight.name for weight in found.get(False, ()))
+        if self._mode != "enforce":
+            self.trained |= self.opened
         self.closed.update(weight.name for weight in found.get(True, ()))
         for weight in found.get(False, ()) if self._mode == "enforce" else ():
             set_frozen(weight.tensor, True)

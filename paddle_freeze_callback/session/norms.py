@@ -73,13 +73,14 @@ def norms_apart(
     pinned: dict[int, bool] = {}
     kinds: dict[str, bool] = {}
     of = {id(weight.tensor): weight.name for weight in survey.weights}
+    rows = {weight.name: weight.rows for weight in survey.weights}
     for layer, kind in _norms(survey.network):
         choice = asked.get(kind, asked.get(OTHER, "with_stage"))
         own = [of[id(tensor)] for tensor in own_parameters(layer).values() if id(tensor) in of]
         if own or running_statistics(layer):
             kinds[kind] = True
         if choice != "with_stage":
-            when |= {name: choice for name in own if name in openable}
+            when |= {name: choice for name in own if name in openable and not rows[name]}
             if not own and running_statistics(layer):
                 pinned[id(layer)] = choice == "never"
     lacking = [kind for kind in asked if kind not in kinds and (kind != OTHER or not kinds)]

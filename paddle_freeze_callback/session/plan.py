@@ -13,6 +13,7 @@ from ..stages.partition import (
     Survey,
     partition,
     partition_by,
+    rows_apart,
     stage_names,
     stages_with,
 )
@@ -43,6 +44,7 @@ class Plan:
         alone: names of the parameters that are left alone altogether.
         norms: the stages of normalization layers apart from theirs, which no strategy sees.
         twins: the parts among ``alone`` that nobody named, with the parts that they are like.
+        rows: names of the stages of rows that train from start to end, which none sees either.
     """
 
     stages: tuple[Stage, ...]
@@ -54,6 +56,12 @@ class Plan:
     alone: frozenset[str] = frozenset()
     norms: Norms = field(default_factory=Norms)
     twins: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """Names of the stages that train from start to end, whatever the strategy says."""
+        return (*self.norms.always, *self.rows)
 
     @property
     def in_order(self) -> bool:
@@ -75,13 +83,13 @@ class Plan:
 
     def will_open(self, survey: Survey, run: Run) -> list[Weight]:
         """The weights that open at some time in a run."""
-        ever_open = self.strategy.ever_open(run, self.schedulable).union(self.norms.always)
+        ever_open = self.strategy.ever_open(run, self.schedulable).union(self.always)
         wanted = {n for s in self.stages if s.name in ever_open for n in s.parameters}
         return [w for w in survey.weights if w.name in wanted & self.openable]
 
     def timetable(self, run: Run) -> list[Opening]:
         """As that of the strategy, with what is always open."""
-        always = frozenset(self.norms.always)
+        always = frozenset(self.always)
         return [
             (at, open_ | always) for at, open_ in self.strategy.timetable(run, self.schedulable)
         ]
@@ -118,27 +126,53 @@ def plan(
         parts = partition(survey, stages)
         all_names = [stage.name for stage in parts if stage.name != REST]
         strategy = strategy.with_stages(lambda one: stage_names(survey, parts, one), all_names)
-    openable = _openable(survey, opening)
+    parts, rows = _rows_apart(survey, parts, selectors)
+    openable = _openable(survey, opening).union(*(stage.parameters for stage in rows))
     beside = twins(survey.weights, openable)
     alone = frozenset(one.name for one in survey.weights if within(one.name, beside))
     if untouched is not None:
         alone |= apart(survey, untouched, parts if selectors else ())
         openable -= alone
-    multipliers = learning_rates.multipliers(
-        _depths(survey, parts, by_opening=by_opening and learning_rates.lr_decay != 1),
-        lambda key: _rated(survey, parts, key),
-    )
+        for stage in rows:
+            if alone.issuperset(stage.parameters):
+                raise ValueError(
+                    f"untouched= and the rows of {stage.parameters[0]} contradict each other; "
+                    "drop one of them"
+                )
+    # What is new in a table trains as fast as a head does, however deep the table lies.
+    depths = _depths(survey, parts, by_opening=by_opening and learning_rates.lr_decay != 1)
+    depths |= {stage.name: 0 for stage in rows}
+    parts = (*parts, *rows)
+    multipliers = learning_rates.multipliers(depths, lambda key: _rated(survey, parts, key))
     parts, multipliers, norms = norms_apart(survey, parts, train_norm, openable, multipliers)
     schedulable = tuple(
         stage.name
         for stage in parts
-        if stage.name not in (*norms.always, *norms.never)
+        if stage not in rows
+        and stage.name not in (*norms.always, *norms.never)
         and (stage.name != REST or isinstance(strategy, Explicit))
         and not openable.isdisjoint(stage.parameters)
     )
     return Plan(
-        parts, strategy, schedulable, openable, learning_rates, multipliers, alone, norms, beside
-    )
+        parts, strategy, schedulable, openable, learning_rates, multipliers, alone, norms,
+        beside, tuple(stage.name for stage in rows),
+    )  # fmt: skip
+
+
+def _rows_apart(
+    survey: Survey, parts: Sequence[Stage], selectors: Sequence[Selector]
+) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
+    """As :func:`rows_apart`; what names nothing but a table of which only rows train is refused."""
+    kept, rows = rows_apart(survey, parts)
+    for one in (one for entry in selectors if rows for one in items(entry)):
+        chosen = survey.select(one)
+        if all(weight.rows for weight in chosen):
+            raise ValueError(
+                f"rows= and {describe(one, survey.network)!r} contradict each other: that is "
+                f"nothing but {chosen[0].name}, of which some rows alone train, from start to "
+                "end; drop one of them"
+            )
+    return kept, rows
 
 
 def _openable(survey: Survey, selectors: Sequence[Selector]) -> frozenset[str]:

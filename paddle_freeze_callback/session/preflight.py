@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from paddle import nn
 
 from ..freezing import optimizer as optimizers
-from ..freezing import parallel, rates
+from ..freezing import parallel, rates, rows
 from ..options.norms import TrainNorm
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
@@ -34,13 +34,14 @@ def refuse(
     optimizer: Any,
     untouched: Selector | None,
     train_norm: TrainNorm,
+    only_rows: Mapping[str, slice] | None = None,
 ) -> None:
     """Refuse now what the start of a run would refuse, which comes later.
 
     Raises:
         ValueError, TypeError: as :func:`refuse_misfits` and :func:`refuse_optimizer`.
     """
-    survey = Survey(network)
+    survey = Survey(network, only_rows)
     fitted = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
     refuse_misfits(fitted, survey, run)
     refuse_optimizer(fitted, survey, run, optimizer)
@@ -100,10 +101,20 @@ def refuse_misfits(
     if plan.learning_rates.shaped:
         _refuse_endless(plan, run)
     if strategy.measures:
-        _refuse_sparse(survey.network)
+        _refuse_sparse(survey.network, "cannot be measured")
+    if plan.rows:
+        partial = {id(weight.tensor) for weight in survey.weights if weight.rows}
+        _refuse_sparse(survey.network, "cannot be cut to some rows", partial)
 
 
-def refuse_split(survey: Survey, *, cached: bool) -> str:
+#: Why what trained is not written where weights are split.
+SPLIT_FILE = (
+    "each process holds a part of the split weights alone, and a file for all is not written; "
+    "gather them, or save with the library that split them"
+)
+
+
+def refuse_split(survey: Survey, *, cached: bool, saves: bool = False) -> str:
     """Refuse what was not shown to be right where weights are split among processes.
 
     Returns:
@@ -141,6 +152,8 @@ def refuse_split(survey: Survey, *, cached: bool) -> str:
             f"cache: {name} is split among {ranks} processes, and each would wait for the others "
             "whenever they find less in their cache than it does; leave cache off"
         )
+    if saves:
+        raise ValueError(f"save_trained: {SPLIT_FILE}")
     if parallel.wrapped(survey.network):
         raise ValueError(
             f"{name} is split among {ranks} processes, and paddle.DataParallel, which paddle.Model "
@@ -165,6 +178,8 @@ def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> li
     if not plan.neutral:
         for one in optimizers.each(optimizer):
             rates.check_optimizer(one)
+    for one in optimizers.each(optimizer) if plan.rows else ():
+        rows.check_optimizer(one)
     return will_open
 
 
@@ -187,13 +202,14 @@ def _refuse_endless(plan: Plan, run: Run) -> None:
         )
 
 
-def _refuse_sparse(network: nn.Layer) -> None:
+def _refuse_sparse(network: nn.Layer, why: str, among: Collection[int] | None = None) -> None:
     for path, layer in layers(network):
         # nn.Embedding has no public reader of it.
         if isinstance(layer, nn.Embedding) and getattr(layer, "_sparse", False):
+            if among is not None and id(layer.weight) not in among:
+                continue
             raise ValueError(
-                f"{path} has sparse gradients (sparse=True), which cannot be measured; "
-                "build it without"
+                f"{path} has sparse gradients (sparse=True), which {why}; build it without"
             )
 
 

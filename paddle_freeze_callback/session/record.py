@@ -55,12 +55,14 @@ class Record:
         schedule: the schedule, as it prints.
         open_stages: names of the stages that were open.
         decisions: what the strategy decided so far, oldest first: pairs of step and note.
+        trained: names of what had trained or moved until then; ``None`` if nobody noted them.
     """
 
     step: int
     schedule: str
     open_stages: tuple[str, ...]
     decisions: tuple[tuple[int, Any], ...] = ()
+    trained: tuple[str, ...] | None = None
 
     def changes(self, *alike: tuple[str, ...]) -> str:
         """What differs if other stages were open under the schedule of now; empty for nothing.
@@ -89,6 +91,7 @@ class Record:
             "schedule": self.schedule,
             "open_stages": list(self.open_stages),
             "decisions": [list(decision) for decision in self.decisions],
+            "trained": None if self.trained is None else list(self.trained),
         }
         partial = target.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -122,6 +125,7 @@ class Record:
                 str(content["schedule"]),
                 tuple(str(name) for name in content["open_stages"]),
                 tuple((int(step), decision) for step, decision in content["decisions"]),
+                None if content.get("trained") is None else tuple(map(str, content["trained"])),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file} is damaged: {error!r}; {_ADVICE}") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..freezing.by_hand import held_by_hand
 from ..freezing.freezer import Freezer
 from ..freezing.gradients import GradientSample
 from ..freezing.rates import Multipliers
+from ..freezing.rows import train_rows
 from ..freezing.savers import tell_savers
 from ..options.norms import TrainNorm
 from ..stages.declared import REST
@@ -45,9 +46,10 @@ from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
-from .preflight import doubts, refuse_misfits, refuse_optimizer, refuse_split
+from .preflight import SPLIT_FILE, doubts, refuse_misfits, refuse_optimizer, refuse_split
 from .record import Record, best_file, file_at
 from .timeline import Timeline
+from .trained import Trained
 from .transition import Transition, numbers
 
 _NEVER = sys.maxsize
@@ -78,10 +80,12 @@ class Freezing:
         frozen_norm: str = "eval",
         frozen_dropout: str = "train",
         train_norm: TrainNorm = "with_stage",
+        rows: Mapping[str, slice] | None = None,
         untouched: Selector | None = None,
         on_conflict: str = "warn",
         verify: bool = False,
         restore: bool = True,
+        save_trained: str | os.PathLike[str] | None = None,
         free_optimizer_state: bool = False,
         cache: CacheOptions | None = None,
         evaluates: bool = True,
@@ -90,12 +94,12 @@ class Freezing:
         record: Record | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
-        survey = Survey(network)
+        survey = Survey(network, rows)
         release(network)
         self._plan = plan(survey, stages, strategy, learning_rates, untouched, train_norm)
         decisions = record.decisions if record else ()
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
-        split = refuse_split(survey, cached=cache is not None)
+        split = refuse_split(survey, cached=cache is not None, saves=save_trained is not None)
         self._split = bool(split)
         self._best_file = best_file(parallel.rank() if split else None)
         for doubt in doubts(self._plan, run):
@@ -112,6 +116,7 @@ class Freezing:
         self._optimizer = optimizer
         self._verify = verify
         self._restore = restore
+        self._trained_file = save_trained
         self._say = say
         self._schedule = schedule
         self._undo: list[Callable[[], object]] = []
@@ -168,6 +173,7 @@ class Freezing:
         try:
             self._openings = self._timeline.openings(step)
             before = self._timeline.open_at(step - 1) if step else ()
+            self._trained = self._trained_before(record)
             optimizers.settle(optimizer, [w for n in before for w in self._freezer.members(n)])
             changes = record.changes(before, self._timeline.open_at(step)) if record else ""
             if changes:
@@ -178,8 +184,10 @@ class Freezing:
             if split:
                 say(split)
             self._look()
-            norms = self._plan.norms
-            scheduled = (*self._plan.schedulable, *norms.always, *norms.never, REST)
+            partial = [weight for weight in survey.weights if weight.rows]
+            self.undo_also(stop := train_rows(partial, optimizer))
+            weakref.finalize(self, stop).atexit = False
+            scheduled = (*self._plan.schedulable, *self._plan.always, *self._plan.norms.never, REST)
             left = [s for s in self.stages if s.name not in scheduled]
             alone = [s for s in left if self._plan.alone.issuperset(s.parameters)]
             frozen = [s.name for s in left if s not in alone]
@@ -275,6 +283,32 @@ class Freezing:
         if rank == 0:
             self.record.save(place)
 
+    def trained_state_dict(self) -> dict[str, paddle.Tensor]:
+        """The weights that were open at any time, and the statistics that moved, by name.
+
+        The tensors themselves, as ``network.state_dict()`` gives them; a tied one comes once. Of
+        one of which rows alone train come these, as ``name[30522:30530]``. What was open before a
+        resume counts, too.
+        """
+        self._trained.opened(self._conflicts.trained)
+        return self._trained.state_dict()
+
+    def save_trained(self, file: str | os.PathLike[str]) -> None:
+        """Write :meth:`trained_state_dict` for :func:`.load_trained`, in the format of safetensors.
+
+        In distributed training rank 0 writes.
+
+        Args:
+            file: where, such as ``"trained.safetensors"``.
+
+        Raises:
+            ValueError: where weights are split among processes.
+        """
+        if self._split:
+            raise ValueError(f"save_trained: {SPLIT_FILE}")
+        if parallel.rank() == 0:
+            self._trained.save(file, self.trained_state_dict())
+
     def settle(self, step: int) -> None:
         """After so many optimizer steps, make the decisions that need every rank.
 
@@ -364,6 +398,8 @@ class Freezing:
             why = strategy.why_closed(progress, closed, names)
             line = f"step {step}: the run ends, and {listing(closed)} never opened"
             self._say(f"{line}: {why}" if why else line)
+        if self._trained_file is not None:
+            self.save_trained(self._trained_file)
 
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice.
@@ -445,7 +481,10 @@ class Freezing:
     @property
     def record(self) -> Record:
         """What travels with a checkpoint, as of now."""
-        return Record(self._step, self._schedule, self._open, self._timeline.decisions)
+        return Record(
+            self._step, self._schedule, self._open, self._timeline.decisions,
+            tuple(self.trained_state_dict()),
+        )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -486,7 +525,10 @@ class Freezing:
         The first entry is what the run began with.
         """
         weights, openable = self._freezer.weights, self._plan.openable
-        names = {stage.name: covering(stage, weights, openable) for stage in self.stages}
+        names = {
+            stage.name: [] if stage.name in self._plan.rows else covering(stage, weights, openable)
+            for stage in self.stages
+        }
         return self._timeline.as_explicit(self._step, names)
 
     # ------------------------------------------------------------ inside
@@ -535,7 +577,8 @@ class Freezing:
         if self._first_step is not None:
             self._due = self._step + 1
         if self._sample is None and self._timeline.measures_at(self._step):
-            members = {name: self._freezer.members(name) for name in self._open}
+            names = [name for name in self._open if name in self._plan.schedulable]
+            members = {name: self._freezer.members(name) for name in names}
             self._sample = GradientSample(members, self._step)
 
     def _converge(self) -> None:
@@ -550,6 +593,7 @@ class Freezing:
         if self._cache is not None:
             self._cache.remove()
         self._freezer.apply(wanted)
+        self._trained.opened(self._names(wanted))
         self._conflicts.begin(self._step)
         alone = self._plan.alone
         every = tuple(s.name for s in self.stages if not alone.issuperset(s.parameters))
@@ -576,6 +620,20 @@ class Freezing:
         if transition.opened:
             self._watch_first_step(ordered=first)
 
+    def _names(self, stages: Iterable[str]) -> Iterator[str]:
+        return (weight.name for name in stages for weight in self._freezer.members(name))
+
+    def _trained_before(self, record: Record | None) -> Trained:
+        """What trained before this run began: as recorded, else as the schedule has it."""
+        known = None if record is None else record.trained
+        alone, network = self._plan.alone, self._freezer.network
+        rows = {weight.name: weight.rows for weight in self._freezer.weights if weight.rows}
+        trained = Trained(network, alone, () if known is None and not self._step else known, rows)
+        if known is None and not self._plan.strategy.foreign:
+            for _, names in self._timeline.walk(0, self._step):
+                trained.opened(self._names(names))
+        return trained
+
     def _set_rates(self) -> None:
         """Set the learning rate of each stage, and notice whether one changes at the next step."""
         self._numbers = None
@@ -585,7 +643,7 @@ class Freezing:
             self._find_pace()
         multipliers, moving = self._timeline.multipliers(self._step, self._openings, self._pace)
         if self._moving:  # what is frozen gets its own when it opens
-            multipliers = {name: multipliers[name] for name in self._open}
+            multipliers = {name: one for name, one in multipliers.items() if name in self._open}
         self._multipliers.apply(multipliers)
         self._moving = moving
 

@@ -77,7 +77,7 @@ class Timeline:
     def open_at(self, step: int) -> Names:
         """The names of the stages that are open after so many steps."""
         names = self.plan.strategy.open_stages(self.progress(step), self.plan.schedulable)
-        return (*self.agreed(names), *self.plan.norms.always)
+        return (*self.agreed(names), *self.plan.always)
 
     def next_step(self, step: int) -> int | None:
         """The next step at which the open stages may change; ``None`` if none is known."""

@@ -22,6 +22,7 @@ from ..words import EVERYTHING
 from .automatic import automatic_stages, read
 from .declared import REST
 from .parts import unused
+from .rows import with_rows
 from .selectors import Selector, describe, items, select
 from .weights import Weight, weights
 
@@ -35,7 +36,7 @@ class Stage:
     Attributes:
         name: what logs, plots and history call it.
         parameters: names of its weights, as ``network.named_parameters()`` lists them.
-        numel: number of elements of all of them.
+        numel: number of elements of all of them, of their rows where only those train.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Stage:
     @classmethod
     def of(cls, name: str, members: Iterable[Weight]) -> Stage:
         members = tuple(members)
-        return cls(name, tuple(w.name for w in members), sum(w.numel for w in members))
+        return cls(name, tuple(w.name for w in members), sum(w.opens for w in members))
 
 
 class Survey:
@@ -53,6 +54,7 @@ class Survey:
 
     Args:
         network: the network.
+        rows: of which tensors some rows train alone, by selector.
 
     Attributes:
         network: the same.
@@ -60,12 +62,12 @@ class Survey:
 
     Raises:
         TypeError: if it is no ``paddle.nn.Layer``.
-        ValueError: if it has no weights, or in a static graph.
+        ValueError: if it has no weights, or in a static graph, or if ``rows`` does not fit.
     """
 
-    def __init__(self, network: nn.Layer) -> None:
+    def __init__(self, network: nn.Layer, rows: Mapping[str, slice] | None = None) -> None:
         self.network = network
-        self.weights = weights(network)
+        self.weights = with_rows(weights(network), rows or {})
         if not self.weights:
             raise ValueError(
                 f"{type(network).__name__} has no parameters, so there is nothing to freeze"
@@ -170,6 +172,24 @@ def partition_by(
         name = REST if narrowest is None else groups[narrowest][0]
         parts[unused(name, parts)] = cells[key]
     return _stages(survey.weights, parts)
+
+
+def rows_apart(
+    survey: Survey, stages: Sequence[Stage]
+) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
+    """The stages without the weights of which only rows train, and a stage for each of these."""
+    partial = {weight.name: weight for weight in survey.weights if weight.rows}
+    kept = [
+        Stage.of(stage.name, [survey.by_name[name] for name in left])
+        for stage in stages
+        if (left := [name for name in stage.parameters if name not in partial])
+    ]
+    rows = [
+        Stage.of(f"{name}[{weight.rows[0]}:{weight.rows[1]}]", [weight])
+        for name, weight in partial.items()
+        if weight.rows
+    ]
+    return tuple(kept), tuple(rows)
 
 
 def stages_with(stages: Sequence[Stage], members: Iterable[Weight]) -> tuple[str, ...]:

@@ -41,6 +41,10 @@ BIAS = "bias"
 _BIAS = re.compile(r"(.*_)?bias|bias_.*")
 
 
+#: The attribute of a tensor of which some rows train alone, while they do.
+TRAINED_ROWS = "trained_rows"
+
+
 @dataclass(frozen=True, eq=False)
 class Weight:
     """One tensor of a network that may be trained.
@@ -51,6 +55,7 @@ class Weight:
         tensor: the parameter itself, or this process's part of it.
         group: the processes among which it is split; ``None`` where each has all of it.
         kinds: the classes of all layers around it, by name, and ``"bias"`` if it is one.
+        rows: the first row that trains and the one after the last, where others never do.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Weight:
     tensor: paddle.Tensor
     group: Any = None
     kinds: frozenset[str] = frozenset()
+    rows: tuple[int, int] | None = None
 
     @property
     def numel(self) -> int:
@@ -66,6 +72,13 @@ class Weight:
         for side in self.tensor.shape:
             size *= side
         return size
+
+    @property
+    def opens(self) -> int:
+        """Number of elements that train where it is open: all, or those of its rows."""
+        if self.rows is None:
+            return self.numel
+        return self.numel // int(self.tensor.shape[0]) * (self.rows[1] - self.rows[0])
 
     @property
     def trains(self) -> bool:
@@ -168,6 +181,16 @@ def _walk(path: str, line: tuple[nn.Layer, ...]) -> Iterator[tuple[str, tuple[nn
             yield from _walk(f"{path}.{name}" if path else name, (*line, child))
 
 
+def merging(network: nn.Layer) -> set[int]:
+    """The identities of weights that LoRA layers move by rounding: they merge to evaluate."""
+    return {
+        id(tensor)
+        for _, layer in layers(network)
+        if isinstance(getattr(layer, "merged", None), bool)
+        for tensor in own_parameters(layer).values()
+    }
+
+
 @functools.cache
 def _classes(layer: type) -> frozenset[str]:
     """The names of a class of layers and of those that it derives from."""
@@ -205,9 +228,12 @@ def weights(network: nn.Layer) -> tuple[Weight, ...]:
                 entry[2].append(name)
                 entry[3].update(around, {BIAS} if _BIAS.fullmatch(own) else ())
     return tuple(
-        Weight(names[0], tuple(names), tensor, split_among(layer, tensor), frozenset(kinds))
+        Weight(
+            names[0], tuple(names), tensor, split_among(layer, tensor), frozenset(kinds),
+            getattr(tensor, TRAINED_ROWS, None),
+        )
         for layer, tensor, names, kinds in found.values()
-    )
+    )  # fmt: skip
 
 
 def trainable_ratio(network: nn.Layer) -> float:
@@ -238,4 +264,4 @@ def trainable_ratio(network: nn.Layer) -> float:
 
 def count(of: tuple[Weight, ...]) -> tuple[int, int]:
     """Trainable elements and all elements of some weights."""
-    return sum(weight.numel for weight in of if weight.trains), sum(w.numel for w in of)
+    return sum(weight.opens for weight in of if weight.trains), sum(w.numel for w in of)

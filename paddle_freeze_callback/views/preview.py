@@ -142,9 +142,10 @@ def preview(
     cache: CacheOptions | None = None,
     untouched: Selector | None = None,
     train_norm: TrainNorm = "with_stage",
+    rows: Mapping[str, slice] | None = None,
 ) -> Preview:
     """What a schedule will do to a network; see :meth:`FreezeSchedule.preview`."""
-    survey = Survey(network)
+    survey = Survey(network, rows)
     refuse_running(network)
     plan = plan_of(survey, stages, strategy, learning_rates, untouched, train_norm)
     refuse_misfits(plan, survey, run)
@@ -154,6 +155,10 @@ def preview(
     every = survey.by_name
     total = sum(weight.numel for weight in every.values())
     opens = {  # elements that may open
+        stage.name: sum(every[n].opens for n in stage.parameters if n in plan.openable)
+        for stage in plan.stages
+    }
+    states = {  # elements that an optimizer keeps state for: of a table all of them
         stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
         for stage in plan.stages
     }
@@ -182,7 +187,7 @@ def preview(
         in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
         had = opened if frees_state else had | opened
         trainable = beside + sum(opens[name] for name in in_order)
-        state = moments * (beside + sum(opens[name] for name in had))
+        state = moments * (beside + sum(states[name] for name in had))
         phases.append(
             Phase(
                 step, until, run.epoch_of(step), in_order, trainable, trainable / total,
@@ -194,7 +199,7 @@ def preview(
     shown = []
     for stage in plan.stages:
         spans = _spans(stage.name, phases)
-        state = moments * opens[stage.name] if spans else 0
+        state = moments * states[stage.name] if spans else 0
         shown.append(
             StagePreview(
                 stage.name, len(stage.parameters), stage.numel, stage.numel / total, spans,

@@ -197,6 +197,7 @@ FLAG_VALUES = {
     "cache_check_every": "9", "verify": True, "restore": False, "free_optimizer_state": False,
     "phase_lr": ["one_cycle:0.5", "linear"], "phase_decay": "0.5",
     "untouched": ["fc1"], "train_norm": ["BatchNorm=never"], "on_conflict": "enforce",
+    "save_trained": "a.safetensors", "rows": ["fc1.weight=1:"],
 }  # fmt: skip
 BESIDE = {
     "order": {"k": "1"}, "seed": {"strategy": "lisa"}, "k": {"strategy": "lisa"},

@@ -162,6 +162,33 @@ def test_the_schedule_is_kept_epoch_by_epoch_and_what_is_frozen_stays_bitwise(fo
     assert folder.moved() == {"fc.weight", "fc.bias"}
 
 
+def test_rows_alone_train_in_a_script_too(folder):
+    ended(folder.train(USUAL, "{unfreeze_at: {0: fc}, rows: {body.weight: '1:3'}, verify: true}",
+                       *EPOCHS))  # fmt: skip
+    assert folder.moved() == {"fc.weight", "fc.bias", "body.weight"}
+    before, after = folder.arrays("before")["body.weight"], folder.arrays()["body.weight"]
+    assert [bool((one != other).any()) for one, other in zip(before, after)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+
+
+def test_what_trained_is_written_when_the_script_ends(folder):
+    schedule = "{unfreeze_at: {0: fc, 1: body}, save_trained: trained.safetensors}"
+    ended(folder.train(USUAL, schedule, *EPOCHS))
+    script = """
+from suite import *
+from paddle_freeze_callback import load_trained
+net = Net()
+load_trained(net, "trained.safetensors")
+dump(net, "loaded")
+"""
+    folder.write("load.py", script)
+    ended(folder.python("load.py"))
+    trained, loaded = folder.arrays(), folder.arrays("loaded")
+    assert folder.moved() == {"fc.weight", "fc.bias", "body.weight", "body.bias"}
+    assert all(np.array_equal(trained[name], loaded[name]) for name in trained)
+
+
 @pytest.mark.parametrize(
     ("script", "status"),
     [

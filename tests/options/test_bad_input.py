@@ -77,6 +77,11 @@ def record(content):
     return read
 
 
+def with_rows(name, text, further=()):
+    rows = {name: text, **dict(further)}
+    return lambda: attached(FreezeSchedule(rows=rows), network=TwoLayers())
+
+
 def attached(schedule=None, *, network=None, optimizer=None, **lengths):
     """Start a schedule on a network, which must be left as it is."""
     network = network or conv_net()
@@ -220,6 +225,94 @@ ROWS = {
     "a cache behind norms that train": (
         lambda: FreezeSchedule(train_norm={"*": "always"}, cache="memory"),
         "cache='memory' and train_norm={'*': 'always'} contradict each other",
+    ),
+    "a file of another kind": (
+        lambda: FreezeSchedule(save_trained="trained.pdparams"),
+        "save_trained='trained.pdparams' must end in .safetensors, which is its format",
+    ),
+    "no file": (
+        lambda: FreezeSchedule(save_trained=True),
+        "save_trained=True must be the path of a file",
+    ),
+    "a file in a file": (
+        file("save_trained: 3"),
+        "a.yaml: save_trained: save_trained=3 must be the path of a file",
+    ),
+    "rows of nothing": (lambda: FreezeSchedule(rows={}), "rows={} names no tensor; give for"),
+    "rows without a tensor": (
+        lambda: FreezeSchedule(rows="30522:"),
+        "rows='30522:' must be a mapping, such as",
+    ),
+    "rows as a number": (
+        lambda: FreezeSchedule(rows={"fc1": 7}),
+        "rows: 'fc1': 7 must be a name and a text, such as",
+    ),
+    **{
+        f"rows {text!r}": (
+            with_rows("fc1", text),
+            f"rows['fc1']: {text!r} is no run of rows; write for example \"30522:\"",
+        )
+        for text in ("7", ":", "0:4:2", ":, 3:", "[1, 2]", "last", "", "2:2")
+    },
+    **{
+        f"rows {text!r} of four": (
+            with_rows("fc1.weight", text),
+            f"rows['fc1.weight']: fc1.weight has 4 rows, 0 to 3; the rows {text} are not among",
+        )
+        for text in ("4:", "2:5", "-5:", "3:1", "9:12", ":-4")
+    },
+    "all rows": (
+        with_rows("fc1.weight", "0:4"),
+        "rows['fc1.weight']: that is all of fc1.weight; open it as a stage instead",
+    ),
+    "rows of a layer that is not there": (
+        with_rows("fc11.weight", "1:"),
+        "rows: selector 'fc11.weight' matches no parameter or layer; did you mean 'fc1.weight'",
+    ),
+    "rows of a layer with two tensors": (
+        with_rows("fc1", "1:"),
+        "rows['fc1'] means 2 tensors, fc1.weight, fc1.bias; name one",
+    ),
+    "rows of all": (
+        with_rows("*", "1:"),
+        "rows['*'] means 4 tensors, fc1.weight, fc1.bias ...; name one",
+    ),
+    "rows twice": (
+        with_rows("fc1.weight", "1:", {"re:fc1.w.*": "2:"}),
+        "rows['re:fc1.w.*']: the rows of fc1.weight are there twice",
+    ),
+    "a stage that opens the whole table": (
+        lambda: attached(
+            FreezeSchedule(rows={"fc1.weight": "1:"}, stages=["fc2", "fc1.weight", "*"]),
+            network=TwoLayers(),
+        ),
+        "rows= and 'fc1.weight' contradict each other: that is nothing but fc1.weight, of which",
+    ),
+    "a moment that opens the whole table": (
+        lambda: attached(
+            FreezeSchedule(rows={"fc1.weight": "1:"}, unfreeze_at={0: "fc2", 1: ["fc1.weight"]}),
+            network=TwoLayers(),
+        ),
+        "rows= and 'fc1.weight' contradict each other: that is nothing but fc1.weight, of which",
+    ),
+    "rows that are left alone": (
+        lambda: attached(
+            FreezeSchedule(rows={"fc1.weight": "1:"}, untouched="fc1.weight"),
+            network=TwoLayers(),
+        ),
+        "untouched= and the rows of fc1.weight contradict each other",
+    ),
+    "rows behind a cache": (
+        lambda: FreezeSchedule(rows={"fc1.weight": "1:"}, cache="memory"),
+        "cache='memory' and rows={'fc1.weight': '1:'} contradict each other",
+    ),
+    "rows in a file": (
+        file("rows: {fc1.weight: 3}"),
+        "a.yaml: rows: rows: 'fc1.weight': 3 must be a name and a text, such as",
+    ),
+    "rows as a flag": (
+        lambda: flags(rows=["fc1.weight"]),
+        "--freeze_rows: 'fc1.weight' is no pair tensor=rows, such as embeddings=30522:",
     ),
     "norms in a file": (
         file("train_norm: {BatchNorm: sometimes}"),

@@ -54,6 +54,13 @@ STRATEGIES = {
 }
 
 
+# Options beside a strategy.
+FURTHER = {
+    "cache": ("head", {"cache": "memory"}),
+    "rows": ("plan", {"rows": {"stem.weight": "1:3"}}),
+}
+
+
 class Blocks(nn.Layer):
     """No BatchNorm: its statistics are of a rank's own batch."""
 
@@ -70,7 +77,10 @@ class Blocks(nn.Layer):
 
 
 def optimizer_for(network):
-    return paddle.optimizer.AdamW(0.01, parameters=network.parameters(), weight_decay=0.1)
+    clip = nn.ClipGradByGlobalNorm(1.0)  # as the Trainer has it
+    return paddle.optimizer.AdamW(
+        0.01, parameters=network.parameters(), weight_decay=0.1, grad_clip=clip
+    )
 
 
 def by_hapi(schedule, accumulate, ranks, folder):
@@ -143,9 +153,8 @@ def main(loop: str, accumulate: str, folder: str, strategy: str = "plan") -> Non
     }  # fmt: skip
     environment = paddle.distributed.ParallelEnv()
     ranks = environment.nranks
-    cache = {"cache": "memory"} if strategy == "cache" else {}
-    rule = STRATEGIES["head" if cache else strategy]
-    schedule = FreezeSchedule(strategy=rule, lr_decay=2, verify=True, **cache)
+    rule, further = FURTHER.get(strategy, (strategy, {}))
+    schedule = FreezeSchedule(strategy=STRATEGIES[rule], lr_decay=2, verify=True, **further)
     network = loops[loop](schedule, int(accumulate), ranks, Path(folder))
     result = {
         "weights": {name: tensor.numpy() for name, tensor in network.named_parameters()},

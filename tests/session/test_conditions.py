@@ -579,33 +579,6 @@ def test_prefix_tuning_leaves_the_model_frozen(tmp_path):
     assert adapters
 
 
-# ------------------------------------------------------------ some rows of an embedding
-
-
-def test_rows_without_a_gradient_stay_bitwise_still_without_weight_decay():
-    """A hook zeroes the gradient of rows that are not to train; decay would move them."""
-    network = tiny_bert()
-    words = network.bert.embeddings.word_embeddings.weight
-    mask = paddle.concat([paddle.zeros([45, 1]), paddle.ones([5, 1])])
-    words.register_hook(lambda gradient: gradient * mask)
-    before = words.numpy().copy()
-    optimizer = paddle.optimizer.AdamW(
-        0.01, parameters=network.parameters(), apply_decay_param_fun=lambda name: name != words.name
-    )
-    schedule = FreezeSchedule(
-        unfreeze_at={0: "classifier", "1 step": "bert.embeddings.word_embeddings.weight"},
-        verify=True,
-    )
-    with schedule.attach(network, optimizer, total_steps=4) as run:
-        for _ in range(4):
-            network(paddle.to_tensor([[1, 2, 48]])).square().sum().backward()
-            optimizer.step()
-            optimizer.clear_grad()
-            run.step()
-    np.testing.assert_array_equal(words.numpy()[:45], before[:45])
-    assert (words.numpy()[48] != before[48]).any()
-
-
 # ------------------------------------------------------------ tied weights
 
 

@@ -49,6 +49,19 @@ def test_two_processes_decide_the_same(tmp_path, loop, strategy):
     assert furthest(first["weights"], second["weights"]) == 0
 
 
+@pytest.mark.parametrize("loop", ["hapi", "sharding"])
+def test_rows_alone_train_in_two_processes_as_in_one(tmp_path, loop):
+    """Clipped; each process verifies that the others stay as they are."""
+    if loop == "sharding" and LIBRARY == "paddleformers":
+        pytest.skip("PaddleFormers cannot wrap its optimizer for sharding on a CPU")
+    (single,) = run(tmp_path / "one", loop, 1, ranks=1, strategy="rows")
+    first, second = run(tmp_path / "two", loop, 1, ranks=2, strategy="rows")
+    assert first["history"] == second["history"] == single["history"]
+    assert single["history"][0][1] == ("head", "stem.weight[1:3]")
+    assert furthest(first["weights"], second["weights"]) == 0
+    assert furthest(first["weights"], single["weights"]) <= 1e-6
+
+
 def test_each_process_has_a_cache_of_its_own_and_nothing_changes(tmp_path):
     (single,) = run(tmp_path / "one", "hapi", 1, ranks=1, strategy="head")
     first, second = run(tmp_path / "two", "hapi", 1, ranks=2, strategy="cache")

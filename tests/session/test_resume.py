@@ -63,6 +63,8 @@ RATES = ('freeze_lr=["head=2"]', "freeze_lr_decay=2.6", 'freeze_warmup="3 steps"
         ('freeze_strategy="random_stages"', "freeze_k=1", "freeze_seed=5",
          'freeze_train_norm=["always"]',
          'freeze_every="2 steps"', *RATES),
+        ('freeze_strategy="cyclic"', 'freeze_every="2 steps"',
+         'freeze_rows=["bert.embeddings.word_embeddings=45:"]'),
         ('freeze_strategy="by_gradient"', 'freeze_every="2 steps"', "freeze_threshold=0.9"),
         ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
          "freeze_min_delta=0.001", 'freeze_max_wait="5 steps"', "freeze_restore_best=true",

@@ -179,6 +179,13 @@ def overlapped(network: Split) -> None:
         (marked, 2, {}, "head.weight, which is marked for sequence parallel: not shown"),
         (overlapped, 2, {}, "body with mp_async_allreduce: not shown"),
         (lambda _: None, 4, {}, "body.weight, which is split among 2 of 4 processes; all must"),
+        (
+            lambda _: None,
+            2,
+            {"rows": {"body.weight": "1:"}},
+            "body.weight is split among processes",
+        ),
+        (lambda _: None, 2, {"save_trained": "a.safetensors"}, "save_trained: each process holds"),
         (lambda _: None, 2, {"cache": "memory"}, "cache: body.weight is split among 2 processes"),
     ],
 )
@@ -189,6 +196,12 @@ def test_what_was_not_shown_beside_it_is_refused(monkeypatch, change, processes,
     with pytest.raises(ValueError, match=message):
         attach(network, **options)
     assert not network.body.weight.stop_gradient
+
+
+def test_what_trained_is_not_written_by_hand_either(monkeypatch, tmp_path):
+    monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="save_trained: each process holds a part of the split"):
+        attach(Split()).save_trained(tmp_path / "a.safetensors")
 
 
 def test_data_parallel_around_split_weights_is_refused(monkeypatch):
