@@ -178,7 +178,6 @@ OF_OURS: dict[str, set[str]] = {
     "_freezer": {"session/session.py"},
     "_held": {"freezing/kernels.py"},
     "_manners": {"cli/written.py"},
-    "_optimizers": {"hosts/follow.py"},
     "_options": {"cli/written.py", "schedule.py"},
     "_read": {"cli/main.py"},
     "_record": {"hosts/hapi.py"},
