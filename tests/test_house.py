@@ -129,6 +129,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_accumulators": {"freezing/optimizer.py"},
     "_accumulators_holder": {"freezing/optimizer.py"},
     "_already_create_accumulator": {"freezing/optimizer.py"},
+    "_already_create_accumulater": {"freezing/optimizer.py"},
     "_create_accumulators": {"freezing/optimizer.py"},
     "_inner_opt": {"freezing/optimizer.py"},
     "_master_weights": {"freezing/best_weights.py", "freezing/optimizer.py"},
