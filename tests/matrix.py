@@ -27,6 +27,7 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
+from conftest import NEEDS_TRAINER
 from install import ROOT, by_uv
 
 RESULTS = ROOT / "docs" / "versions.json"
@@ -41,6 +42,12 @@ WINGS = (
     *(f"tests/{wing}" for wing in ("cache", "cli", "freezing", "hosts", "options", "session")),
     *("tests/stages", "tests/strategies", "tests/views", "tests/test_generated.py"),
     "paddle_freeze_callback",
+)
+# All that cannot, so that with the ones above nothing of the package is left out.
+TRAINERS = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "tests").rglob("test_*.py"))
+    if NEEDS_TRAINER.search(path.read_text(encoding="utf-8"))
 )
 # fit, resume and loops of one's own.
 LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
@@ -68,9 +75,10 @@ ROWS = (
     Row("3.3.1", "3.10", tests=WINGS),
     Row("3.3.1", "3.12", tests=WINGS),
     Row("3.3.1", "3.13", tests=WINGS),
-    Row("3.2.2", "3.11", "nlp"),
-    Row("3.1.1", "3.11", "nlp"),
-    Row("3.0.0", "3.11", "nlp"),
+    Row("3.3.1", "3.13", "nlp", COMPAT),
+    Row("3.2.2", "3.11", "nlp", TRAINERS),
+    Row("3.1.1", "3.11", "nlp", TRAINERS),
+    Row("3.0.0", "3.11", "nlp", TRAINERS),
     Row("3.2.2", "3.10", tests=WINGS),
     Row("3.1.1", "3.12", tests=WINGS),
     Row("3.0.0", "3.13", tests=WINGS),
@@ -174,7 +182,7 @@ HEADS = {
     "": "| paddlepaddle | Python | Trainer | tests | passed | failed | skipped | run on |",
     ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 运行日期 |",
 }
-TRAINERS = {
+LIBRARIES = {
     "": "-",
     "nlp": "PaddleNLP 2.8.1",
     "nlp3": "PaddleNLP 3.0.0b4",
@@ -184,12 +192,14 @@ SCOPES = {
     "": {
         "whole": "all",
         "wings": "all that need no Trainer",
+        "trainers": "all that need one",
         "compat": "contract, resume, several processes, zoo",
         "loops": "loops",
     },
     ".zh-CN": {
         "whole": "全部",
         "wings": "不需要 Trainer 的全部",
+        "trainers": "需要 Trainer 的全部",
         "compat": "约定、续训、多进程、模型库",
         "loops": "训练循环",
     },
@@ -200,13 +210,13 @@ def table(language: str) -> str:
     """The rows that ran, as a table."""
     results = load()
     lines = [HEADS[language], "|" + " --- |" * 8]
-    names = {(): "whole", WINGS: "wings", COMPAT: "compat", LOOPS: "loops"}
+    names = {(): "whole", WINGS: "wings", TRAINERS: "trainers", COMPAT: "compat", LOOPS: "loops"}
     for row in ROWS:
         one = results.get(row.name, {})
         if "passed" in one:
             scope = SCOPES[language][names[row.tests]]
             lines.append(
-                f"| {row.paddle} | {row.python} | {TRAINERS[row.trainer]} | {scope} | "
+                f"| {row.paddle} | {row.python} | {LIBRARIES[row.trainer]} | {scope} | "
                 f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} |"
             )
     return "\n".join(lines)
