@@ -51,6 +51,13 @@ TRAINERS = tuple(
 )
 # fit, resume and loops of one's own.
 LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
+NAMES = {
+    WHOLE: "whole",
+    COMPAT: "compat",
+    WINGS: "wings",
+    TRAINERS: "trainers",
+    LOOPS: "loops",
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ def result(row: Row, further: list[str]) -> dict[str, object]:
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last)}
     return {
         **base,
-        "tests": " ".join(row.tests) or "whole",
+        "scope": NAMES[row.tests],
         "passed": counts.get("passed", 0),
         "failed": counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0),
         "skipped": counts.get("skipped", 0),
@@ -210,11 +217,10 @@ def table(language: str) -> str:
     """The rows that ran, as a table."""
     results = load()
     lines = [HEADS[language], "|" + " --- |" * 8]
-    names = {(): "whole", WINGS: "wings", TRAINERS: "trainers", COMPAT: "compat", LOOPS: "loops"}
     for row in ROWS:
         one = results.get(row.name, {})
         if "passed" in one:
-            scope = SCOPES[language][names[row.tests]]
+            scope = SCOPES[language][one["scope"]]
             lines.append(
                 f"| {row.paddle} | {row.python} | {LIBRARIES[row.trainer]} | {scope} | "
                 f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} |"

@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+import install
+import matrix
 import paddle
 import pytest
+import yaml
 
 from paddle_freeze_callback.freezing.still import before_all
 from paddle_freeze_callback.version import VERSION
@@ -280,17 +283,53 @@ def test_the_files_for_a_public_forge_fit_their_schemas(files, schema):
 
 
 def test_the_workflow_runs_rows_of_the_matrix_that_exist():
-    import yaml
-
-    rows = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "matrix.py"), "--list"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    names = {line.split()[0] for line in rows}
     text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
     asked = yaml.safe_load(text)["jobs"]["matrix"]["strategy"]["matrix"]["include"]
-    assert {one["row"] for one in asked} <= names
+    assert {one["row"] for one in asked} <= {row.name for row in matrix.ROWS}
     assert all(one["row"].endswith(f"py{one['python']}") for one in asked)
+
+
+def test_the_smallest_rows_are_of_every_paddle():
+    smallest = matrix.smallest()
+    assert sorted(row.paddle for row in smallest) == sorted({row.paddle for row in matrix.ROWS})
+    assert {row.tests for row in smallest} == {matrix.LOOPS}
+
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [(None, "no Python 3.13 on this machine"), (sys.executable, "no index is reached")],
+    ids=["no Python", "no index"],
+)
+def test_a_row_that_cannot_be_built_is_skipped_and_says_why(
+    python, said, monkeypatch, capsys, tmp_path
+):
+    fails = [sys.executable, "-c", "raise SystemExit('no index is reached')"]
+    monkeypatch.setattr(matrix, "PLACE", tmp_path)
+    monkeypatch.setattr(matrix, "interpreter", lambda version: python)
+    monkeypatch.setattr(matrix, "by_uv", lambda *_: fails)
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--smallest", "--row", "3.0.0"])
+    assert matrix.main() == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "not run" in one]
+    assert line.startswith("3.0.0-py3.13: not run, ")
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize("language", ["", ".zh-CN"])
+def test_the_table_of_versions_is_what_the_rows_that_ran_say(language):
+    page = (ROOT / "docs" / f"versions{language}.md").read_text(encoding="utf-8")
+    assert f"\n{matrix.table(language)}\n" in page
+    assert len(matrix.load()) == matrix.table(language).count("\n") - 1
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_what_paddlenlp_does_not_need_is_left_out_by_uv_where_pip_would_fail(can, monkeypatch):
+    commands: list[list[str]] = []
+    monkeypatch.setattr(install, "pip_can", lambda: can)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    install.main("cpu,nlp")
+    assert [command[2] for command in commands] == (["pip"] if can else ["pip", "uv"])
+    assert commands[-1][-1].endswith("[cpu,nlp]")
+    assert ("--override" in commands[-1]) is not can
 
 
 def test_the_hooks_before_a_commit_fit_their_schema():
@@ -303,8 +342,6 @@ def test_the_hooks_before_a_commit_fit_their_schema():
 
 
 def test_the_hooks_before_a_commit_are_the_tools_of_make_lint():
-    import yaml
-
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     (local,) = yaml.safe_load(text)["repos"]
     tools = [hook["entry"].split("/")[-1].split()[0] for hook in local["hooks"]]
