@@ -269,6 +269,14 @@ def test_the_libraries_of_the_trainers_are_named_where_they_are_met(path):
     assert not [name for _, name in imports(path, top) if name.startswith(("paddlenlp", "paddlef"))]
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/test_*.py")), ids=lambda p: p.stem)
+def test_what_needs_posix_is_skipped_elsewhere(path):
+    """Tests that fork, set limits or end a process by a signal ask ``posix_only()``."""
+    text = path.read_text(encoding="utf-8")
+    if re.search(r"os\.(fork|kill|waitpid)\b|SIGKILL|SIGTERM|import .*\bresource\b", text):
+        assert path.name == Path(__file__).name or "posix_only()" in text
+
+
 def test_every_warning_points_at_the_user_s_line():
     """``words.warn`` finds it; a number for ``stacklevel`` is right in one loop only."""
     assert [path for path in SOURCES if "warnings.warn(" in text_of(path)] == [Path("words.py")]
