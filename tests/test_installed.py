@@ -229,8 +229,9 @@ CLAIMED = [
 #: The same where uv leaves out what PaddleNLP requires and training does not need. On Windows
 #: PaddleNLP holds protobuf at 3.20.2, and no onnx of that age has wheels for Python 3.13.
 CLAIMED_OF_UV = [
-    *(("cpu nlp plot", system, python) for system in SYSTEMS for python in ("3.10", "3.12")),
-    *(("cpu nlp plot", system, "3.13") for system in ("linux", "macos")),
+    *(("cpu nlp plot", "linux", python) for python in ("3.12", "3.13")),
+    *(("cpu nlp plot", "macos", python) for python in ("3.10", "3.13")),
+    *(("cpu nlp plot", "windows", python) for python in ("3.10", "3.12")),
 ]
 #: Written in Python alone, and published as sources.
 SOURCES_ALONE = ("jieba", "seqeval", "gputil")
