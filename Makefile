@@ -9,7 +9,7 @@ SHARED := --numprocesses $(JOBS) --dist loadfile
 
 COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/session/test_tensor_parallel.py tests/zoo
 
-.PHONY: demo demo-zh test test-compat test-matrix wheel zoo zoo-docs bench ablation fuzz kill kill-lora fleet-check lint docs readme-assets clean
+.PHONY: demo demo-zh test test-compat test-matrix test-smallest wheel zoo zoo-docs bench ablation fuzz kill kill-lora fleet-check lint docs readme-assets clean
 
 demo: $(READY)
 	$(BIN)/python examples/finetune_sentiment.py
@@ -30,6 +30,10 @@ test-compat: .venv-nlp3/.ready .venv-formers/.ready
 test-matrix:
 	$(PYTHON) tests/matrix.py
 
+# A few of them under each Paddle, in minutes; what cannot be built here is skipped, and named.
+test-smallest: $(READY)
+	$(BIN)/python tests/matrix.py --smallest
+
 # dist/*.whl and dist/*.tar.gz, checked.
 wheel: $(READY)
 	rm -rf dist build
@@ -48,12 +52,12 @@ zoo-docs: $(READY) .venv-nlp3/.ready .venv-formers/.ready
 
 .venv-nlp3/.ready: setup.cfg pyproject.toml
 	test -x .venv-nlp3/bin/python || $(PYTHON) -m venv .venv-nlp3
-	.venv-nlp3/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,nlp3,test]'
+	.venv-nlp3/bin/python tests/install.py cpu,nlp3,test
 	touch $@
 
 .venv-formers/.ready: setup.cfg pyproject.toml
 	test -x .venv-formers/bin/python || $(PYTHON) -m venv .venv-formers
-	.venv-formers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,formers,test]'
+	.venv-formers/bin/python tests/install.py cpu,formers,test
 	touch $@
 
 # What it costs and saves, with Lightning and finetuning-scheduler beside it; about 20 minutes.
@@ -102,7 +106,7 @@ lint: $(READY)
 
 $(READY): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,nlp,plot,test]'
+	$(BIN)/python tests/install.py cpu,nlp,plot,test
 	touch $@
 
 clean:

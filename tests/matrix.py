@@ -3,10 +3,12 @@
     python tests/matrix.py              every row whose code has changed since it ran
     python tests/matrix.py --row 3.2    the rows that have this in their names
     python tests/matrix.py --list       the rows, and when they ran
+    python tests/matrix.py --smallest   a few tests under each Paddle, in minutes; records nothing
     python tests/matrix.py --docs       write docs/versions.md and its Chinese version anew
 
-An environment is built when its row runs for the first time, under .matrix/. Each row's result is
-written to docs/versions.json as it ends, so a run that was stopped goes on where it was. Needs
+An environment is built when its row runs for the first time, under .matrix/, by uv where this
+Python has it, else by pip. A row that cannot be built is skipped, and says why. Each row's result
+is written to docs/versions.json as it ends, so a run that was stopped goes on where it was. Needs
 nothing but Python.
 """
 
@@ -22,10 +24,12 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
-ROOT = Path(__file__).resolve().parents[1]
+from conftest import NEEDS_TRAINER
+from install import ROOT, by_uv
+
 RESULTS = ROOT / "docs" / "versions.json"
 PLACE = ROOT / ".matrix"
 
@@ -39,8 +43,21 @@ WINGS = (
     *("tests/stages", "tests/strategies", "tests/views", "tests/test_generated.py"),
     "paddle_freeze_callback",
 )
+# All that cannot, so that with the ones above nothing of the package is left out.
+TRAINERS = tuple(
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / "tests").rglob("test_*.py"))
+    if NEEDS_TRAINER.search(path.read_text(encoding="utf-8"))
+)
 # fit, resume and loops of one's own.
 LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
+NAMES = {
+    WHOLE: "whole",
+    COMPAT: "compat",
+    WINGS: "wings",
+    TRAINERS: "trainers",
+    LOOPS: "loops",
+}
 
 
 @dataclass(frozen=True)
@@ -65,15 +82,22 @@ ROWS = (
     Row("3.3.1", "3.10", tests=WINGS),
     Row("3.3.1", "3.12", tests=WINGS),
     Row("3.3.1", "3.13", tests=WINGS),
-    Row("3.2.2", "3.11", "nlp"),
-    Row("3.1.1", "3.11", "nlp"),
-    Row("3.0.0", "3.11", "nlp"),
+    Row("3.3.1", "3.13", "nlp", COMPAT),
+    Row("3.2.2", "3.11", "nlp", TRAINERS),
+    Row("3.1.1", "3.11", "nlp", TRAINERS),
+    Row("3.0.0", "3.11", "nlp", TRAINERS),
     Row("3.2.2", "3.10", tests=WINGS),
     Row("3.1.1", "3.12", tests=WINGS),
     Row("3.0.0", "3.13", tests=WINGS),
     Row("2.6.2", "3.10", "", LOOPS, ("numpy<2",)),
     Row("2.6.2", "3.10", "nlp", LOOPS, ("numpy<2",)),
 )
+
+
+def smallest() -> list[Row]:
+    """For each Paddle its first row without a Trainer, and of that what takes a minute."""
+    first = {row.paddle: row for row in reversed(ROWS) if not row.trainer}
+    return [replace(row, tests=LOOPS) for row in first.values()]
 
 
 def interpreter(version: str) -> str | None:
@@ -96,33 +120,51 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
-def environment(row: Row, python: str) -> Path:
-    """The Python of the row's environment; built if it is not there."""
+class CannotBuildError(Exception):
+    """No environment for a row, and why."""
+
+
+def environment(row: Row) -> str:
+    """The Python of the row's environment; built if it is not there.
+
+    Raises:
+        CannotBuildError: if this machine lacks the Python, or the packages cannot be had.
+    """
     folder = PLACE / row.name
-    inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not (folder / "ready").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        extras = ",".join(filter(None, [row.trainer, "plot", "test"]))
-        subprocess.run(
-            [str(inside), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-             f"paddlepaddle=={row.paddle}", "--editable", f"{ROOT}[{extras}]", *row.besides],
-            check=True,
-        )  # fmt: skip
-        (folder / "ready").touch()
+    inside = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    if (folder / "ready").exists():
+        return inside
+    python = interpreter(row.python)
+    if python is None:
+        raise CannotBuildError(f"no Python {row.python} on this machine")
+    shutil.rmtree(folder, ignore_errors=True)
+    extras = ",".join(filter(None, [row.trainer, "plot", "test"]))
+    besides = [f"paddlepaddle=={row.paddle}", *row.besides]
+    install = (
+        by_uv(inside, *besides, "--editable", f"{ROOT}[{extras}]")
+        if find_spec("uv")
+        else [inside, str(ROOT / "tests" / "install.py"), extras, *besides]
+    )
+    for command in ([python, "-m", "venv", str(folder)], install):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip()
+            raise CannotBuildError(f"{' '.join(command[:5])} ... failed: {said[-500:]}")
+    (folder / "ready").touch()
     return inside
 
 
-def result(row: Row, jobs: list[str]) -> dict[str, object]:
-    """Run a row's tests."""
+def result(row: Row, further: list[str]) -> dict[str, object]:
+    """Run a row's tests.
+
+    Raises:
+        CannotBuildError: if there is no environment for them.
+    """
     base = {"paddle": row.paddle, "python": row.python, "trainer": row.trainer, "code": code()}
-    python = interpreter(row.python)
-    if python is None:
-        return {**base, "missing": f"no Python {row.python} on this machine"}
-    inside = environment(row, python)
+    inside = environment(row)
     done = subprocess.run(
-        [str(inside), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "2",
-         "--dist", "loadfile", *row.tests, *jobs],
+        [inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "2",
+         "--dist", "loadfile", *row.tests, *further],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     (PLACE / f"{row.name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
@@ -130,7 +172,7 @@ def result(row: Row, jobs: list[str]) -> dict[str, object]:
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last)}
     return {
         **base,
-        "tests": " ".join(row.tests) or "whole",
+        "scope": NAMES[row.tests],
         "passed": counts.get("passed", 0),
         "failed": counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0),
         "skipped": counts.get("skipped", 0),
@@ -147,7 +189,7 @@ HEADS = {
     "": "| paddlepaddle | Python | Trainer | tests | passed | failed | skipped | run on |",
     ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 运行日期 |",
 }
-TRAINERS = {
+LIBRARIES = {
     "": "-",
     "nlp": "PaddleNLP 2.8.1",
     "nlp3": "PaddleNLP 3.0.0b4",
@@ -157,12 +199,14 @@ SCOPES = {
     "": {
         "whole": "all",
         "wings": "all that need no Trainer",
+        "trainers": "all that need one",
         "compat": "contract, resume, several processes, zoo",
         "loops": "loops",
     },
     ".zh-CN": {
         "whole": "全部",
         "wings": "不需要 Trainer 的全部",
+        "trainers": "需要 Trainer 的全部",
         "compat": "约定、续训、多进程、模型库",
         "loops": "训练循环",
     },
@@ -173,13 +217,12 @@ def table(language: str) -> str:
     """The rows that ran, as a table."""
     results = load()
     lines = [HEADS[language], "|" + " --- |" * 8]
-    names = {(): "whole", WINGS: "wings", COMPAT: "compat", LOOPS: "loops"}
     for row in ROWS:
         one = results.get(row.name, {})
         if "passed" in one:
-            scope = SCOPES[language][names[row.tests]]
+            scope = SCOPES[language][one["scope"]]
             lines.append(
-                f"| {row.paddle} | {row.python} | {TRAINERS[row.trainer]} | {scope} | "
+                f"| {row.paddle} | {row.python} | {LIBRARIES[row.trainer]} | {scope} | "
                 f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} |"
             )
     return "\n".join(lines)
@@ -201,6 +244,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--row", action="append", default=[], help="part of a row's name")
     parser.add_argument("--list", action="store_true", help="show the rows")
+    parser.add_argument("--smallest", action="store_true", help="a few tests under each Paddle")
     parser.add_argument("--docs", action="store_true", help="write the tables only")
     parser.add_argument("further", nargs="*", help="further words for pytest, after --")
     given = parser.parse_args()
@@ -208,25 +252,32 @@ def main() -> int:
         write_docs()
         return 0
     worst = 0
-    for row in ROWS:
+    for row in smallest() if given.smallest else ROWS:
         if given.row and not any(part in row.name for part in given.row):
             continue
         before = load().get(row.name, {})
         if given.list:
             print(row.name, {k: before.get(k) for k in ("passed", "failed", "skipped", "day")})
             continue
-        if before.get("code") == code() and "passed" in before and not before["failed"]:
+        ran = before.get("code") == code() and before["status"] == 0
+        if ran and not given.smallest:
             print(f"{row.name}: ran on this code already")
             continue
         print(f"{row.name} ...", flush=True)
-        now = result(row, given.further)
+        try:
+            now = result(row, given.further)
+        except CannotBuildError as error:
+            print(f"{row.name}: not run, {error}", flush=True)
+            continue
         print(f"{row.name}: {now}", flush=True)
-        if "missing" not in now:
+        if now["status"]:
+            worst = 1
+            print((PLACE / f"{row.name}.log").read_text(encoding="utf-8")[-5000:])
+        if now["status"] in (0, 1) and not given.smallest:  # the tests ran to their end
             RESULTS.write_text(
                 json.dumps({**load(), row.name: now}, indent=2) + "\n", encoding="utf-8"
             )
-            worst = max(worst, int(bool(now["status"])))
-    if not given.list:
+    if not (given.list or given.smallest):
         write_docs()
     return worst
 

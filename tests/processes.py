@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 PROGRAMS = Path(__file__).parent / "programs"
+
+
+def posix_only() -> None:
+    """Skip a test that forks, sets limits, or whose processes end by a signal."""
+    if os.name != "posix":
+        pytest.skip("this system neither forks nor has POSIX's limits and signals")
 
 
 def command(program: str, *words: str, ranks: int, folder: Path) -> list[str]:

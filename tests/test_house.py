@@ -130,6 +130,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_accumulators_holder": {"freezing/optimizer.py"},
     "_already_create_accumulator": {"freezing/optimizer.py"},
     "_apply_optimize": {"freezing/rows.py"},
+    "_already_create_accumulater": {"freezing/optimizer.py"},
     "_create_accumulators": {"freezing/optimizer.py"},
     "_inner_opt": {"freezing/optimizer.py"},
     "_master_weights": {
@@ -271,6 +272,14 @@ def test_the_libraries_of_the_trainers_are_named_where_they_are_met(path):
     at_the_top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     top = ast.Module(at_the_top, [])
     assert not [name for _, name in imports(path, top) if name.startswith(("paddlenlp", "paddlef"))]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("tests/**/test_*.py")), ids=lambda p: p.stem)
+def test_what_needs_posix_is_skipped_elsewhere(path):
+    """Tests that fork, set limits or end a process by a signal ask ``posix_only()``."""
+    text = path.read_text(encoding="utf-8")
+    if re.search(r"os\.(fork|kill|waitpid)\b|SIGKILL|SIGTERM|import .*\bresource\b", text):
+        assert path.name == Path(__file__).name or "posix_only()" in text
 
 
 def test_every_warning_points_at_the_user_s_line():

@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+import install
+import matrix
 import paddle
 import pytest
+import yaml
 
 from paddle_freeze_callback.freezing.still import before_all
 from paddle_freeze_callback.version import VERSION
@@ -205,6 +208,7 @@ def test_the_description_on_the_package_index_has_no_links_into_the_repository(b
         zipfile.ZipFile(wheel).read(f"paddle_freeze_callback-{VERSION}.dist-info/METADATA").decode()
     )
     assert "# paddle_freeze_callback" in text
+    assert re.findall(r"^Project-URL: PaddlePaddle, https:", text, re.MULTILINE)
     assert re.findall(r"\]\((?!https?:|#)[^)]*\)", text) == []
 
 
@@ -215,42 +219,50 @@ SYSTEMS = {
     "windows": "x86_64-pc-windows-msvc",
     "macos": "aarch64-apple-darwin",
 }
-#: Where extras are to be had, oldest and newest Python. tool_helpers, which paddlenlp requires,
-#: has wheels for Linux on x86_64 and Pythons up to 3.12, and on 3.12 paddlenlp's onnx tools would
-#: be built from source.
+#: Where extras are to be had, oldest and newest Python.
 CLAIMED = [
     *(("cpu docs plot", system, python) for system in SYSTEMS for python in ("3.10", "3.13")),
     *(("cpu nlp plot", "linux", python) for python in ("3.10", "3.11")),
     *(("cpu nlp3 plot", "linux", python) for python in ("3.10", "3.11")),
     *(("cpu formers plot", "linux", python) for python in ("3.10", "3.12")),
 ]
+#: The same where uv leaves out what PaddleNLP requires and training does not need. On Windows
+#: PaddleNLP holds protobuf at 3.20.2, and no onnx of that age has wheels for Python 3.13.
+CLAIMED_OF_UV = [
+    *(("cpu nlp plot", "linux", python) for python in ("3.12", "3.13")),
+    *(("cpu nlp plot", "macos", python) for python in ("3.10", "3.13")),
+    *(("cpu nlp plot", "windows", python) for python in ("3.10", "3.12")),
+]
 #: Written in Python alone, and published as sources.
 SOURCES_ALONE = ("jieba", "seqeval", "gputil")
 
 
-def resolves(extras: str, system: str, python: str, folder: Path) -> str:
+def resolves(folder: Path, extras: str, system: str, python: str, *further: str) -> str:
     """What keeps extras from being resolved to wheels; empty if nothing does."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     listed = [setup["options.extras_require"][extra] for extra in extras.split()]
     listed.append(setup["options"]["install_requires"])
-    wanted = folder / f"{extras}-{system}-{python}.in"
+    wanted = folder / f"{extras}-{system}-{python}-{len(further)}.in"
     wanted.write_text("\n".join(listed), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header",
          "--python-platform", SYSTEMS[system], "--python-version", python, str(wanted),
-         "--only-binary", ":all:", *(f"--no-binary={name}" for name in SOURCES_ALONE)],
+         "--only-binary", ":all:", *(f"--no-binary={name}" for name in SOURCES_ALONE),
+         *further],
         capture_output=True, text=True,
     )  # fmt: skip
     return done.stderr.strip() if done.returncode else ""
 
 
 def test_every_extra_resolves_to_wheels_wherever_it_is_claimed(tmp_path):
+    left_out = ("--override", str(ROOT / "tests" / "overrides.txt"))
+    cases = [*CLAIMED, *((*case, *left_out) for case in CLAIMED_OF_UV)]
     with ThreadPoolExecutor(12) as pool:  # they mostly wait for the index
-        found = list(pool.map(lambda case: resolves(*case, tmp_path), CLAIMED))
+        found = list(pool.map(lambda case: resolves(tmp_path, *case), cases))
     if any(re.search(r"error sending request|dns error|timed out", each) for each in found):
         pytest.skip("no package index is reached")
-    assert {case: why for case, why in zip(CLAIMED, found) if why} == {}
+    assert {case: why for case, why in zip(cases, found) if why} == {}
 
 
 @pytest.mark.parametrize(
@@ -272,22 +284,65 @@ def test_the_files_for_a_public_forge_fit_their_schemas(files, schema):
 
 
 def test_the_workflow_runs_rows_of_the_matrix_that_exist():
-    import yaml
-
-    rows = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "matrix.py"), "--list"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    names = {line.split()[0] for line in rows}
     text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
     asked = yaml.safe_load(text)["jobs"]["matrix"]["strategy"]["matrix"]["include"]
-    assert {one["row"] for one in asked} <= names
+    assert {one["row"] for one in asked} <= {row.name for row in matrix.ROWS}
     assert all(one["row"].endswith(f"py{one['python']}") for one in asked)
 
 
-def test_the_hooks_before_a_commit_are_the_tools_of_make_lint():
-    import yaml
+def test_the_smallest_rows_are_of_every_paddle():
+    smallest = matrix.smallest()
+    assert sorted(row.paddle for row in smallest) == sorted({row.paddle for row in matrix.ROWS})
+    assert {row.tests for row in smallest} == {matrix.LOOPS}
 
+
+@pytest.mark.parametrize(
+    ("python", "said"),
+    [(None, "no Python 3.13 on this machine"), (sys.executable, "no index is reached")],
+    ids=["no Python", "no index"],
+)
+def test_a_row_that_cannot_be_built_is_skipped_and_says_why(
+    python, said, monkeypatch, capsys, tmp_path
+):
+    fails = [sys.executable, "-c", "raise SystemExit('no index is reached')"]
+    monkeypatch.setattr(matrix, "PLACE", tmp_path)
+    monkeypatch.setattr(matrix, "interpreter", lambda version: python)
+    monkeypatch.setattr(matrix, "by_uv", lambda *_: fails)
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--smallest", "--row", "3.0.0"])
+    assert matrix.main() == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "not run" in one]
+    assert line.startswith("3.0.0-py3.13: not run, ")
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize("language", ["", ".zh-CN"])
+def test_the_table_of_versions_is_what_the_rows_that_ran_say(language):
+    page = (ROOT / "docs" / f"versions{language}.md").read_text(encoding="utf-8")
+    assert f"\n{matrix.table(language)}\n" in page
+    assert len(matrix.load()) == matrix.table(language).count("\n") - 1
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_what_paddlenlp_does_not_need_is_left_out_by_uv_where_pip_would_fail(can, monkeypatch):
+    commands: list[list[str]] = []
+    monkeypatch.setattr(install, "pip_can", lambda: can)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    install.main("cpu,nlp")
+    assert [command[2] for command in commands] == (["pip"] if can else ["pip", "uv"])
+    assert commands[-1][-1].endswith("[cpu,nlp]")
+    assert ("--override" in commands[-1]) is not can
+
+
+def test_the_hooks_before_a_commit_fit_their_schema():
+    file = str(ROOT / ".pre-commit-config.yaml")
+    done = subprocess.run(
+        [sys.executable, "-m", "pre_commit", "validate-config", file],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert not done.returncode, done.stdout + done.stderr
+
+
+def test_the_hooks_before_a_commit_are_the_tools_of_make_lint():
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     (local,) = yaml.safe_load(text)["repos"]
     tools = [hook["entry"].split("/")[-1].split()[0] for hook in local["hooks"]]

@@ -16,6 +16,7 @@ from types import MethodType
 from typing import Any
 
 import paddle
+from paddle.base.layer_helper import LayerHelper
 
 from ..stages.weights import Weight
 
@@ -220,9 +221,8 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
             per_parameter.pop(name, None)
             if master is not None:
                 per_parameter.pop(master.name, None)
-        created = getattr(inner, "_already_create_accumulator", None)  # not in Paddle 2.6
-        if created is not None:
-            created.discard(name)
+        older = getattr(inner, "_already_create_accumulater", set())  # as Paddle 2.6 spells it
+        getattr(inner, "_already_create_accumulator", older).discard(name)
 
 
 def renew(optimizer: Any, opened: Iterable[Weight]) -> None:
@@ -241,6 +241,8 @@ def _create_state(inner: Any, tensors: list[paddle.Tensor]) -> None:
     block = paddle.static.default_main_program().global_block()
     wanted = {id(tensor) for tensor in tensors}
     groups = inner._param_groups
+    if inner.helper is None:  # before the first step; Paddle 2.6 does not make it when it needs it
+        inner.helper = LayerHelper(type(inner).__name__)
     with paddle.utils.unique_name.guard():
         if groups and isinstance(groups[0], dict):  # a group may have betas of its own
             for group in groups:

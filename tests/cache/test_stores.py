@@ -15,6 +15,7 @@ from cached import Three, by_hand, kept, put, random_batches
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import conv_net
+from processes import posix_only
 
 from paddle_freeze_callback import FreezeSchedule
 from paddle_freeze_callback.cache import stores
@@ -258,6 +259,7 @@ def put(keys, length=3):
 
 
 def process(folder, program):
+    posix_only()
     program = PROGRAM.format(file=__file__, folder=str(folder)) + program
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(

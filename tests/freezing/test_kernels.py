@@ -15,6 +15,7 @@ import paddle
 import pytest
 from networks import moved, values
 from paddle import nn
+from processes import posix_only
 
 from paddle_freeze_callback import freeze, unfreeze
 from paddle_freeze_callback.freezing.freezer import Freezer
@@ -252,6 +253,7 @@ def test_a_frozen_layer_whose_statistics_are_held_passes_gradients_on(case):
 
 def fails(case: str) -> bool:
     """Whether any subset fails without the cure; in a process of its own, as some crash it."""
+    posix_only()
     child = os.fork()
     if child:
         return os.waitpid(child, 0)[1] != 0

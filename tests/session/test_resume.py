@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 import pytest
 from networks import Images, conv_net, model_for, moved, values
+from processes import posix_only
 from trainers import ACCUMULATES, Tokens, logger, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly, HeadThenAll
@@ -25,6 +26,7 @@ PROGRAMS = Path(__file__).parent.parent / "programs"
 
 def program(name: str, *arguments: object) -> dict:
     """What a program in its own process prints as its result."""
+    posix_only()  # it forks
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / f"{name}.py"), *map(str, arguments)],
         capture_output=True, text=True,
