@@ -108,8 +108,7 @@ ROWS = (
     Row("strategy: bitfit", {"fc": ALL, "body.bias": ALL, "stem.1.bias": ALL, "stem.1._": ALL}),
     Row("unfreeze_at: {0: 'top 50%', 1: 'type:BatchNorm2D', 2: '!fc'}",
         {"fc": ALL, "body": ALL, "stem.0": THIRD, "stem.1": SECOND}),
-    Row("strategy: cyclic\nstages: [fc, '*']\nfree_optimizer_state: true",
-        {"fc": ALL}),
+    Row("strategy: cyclic\nstages: [fc, '*']\nfree_optimizer_state: true", {"fc": ALL}),
     Row(f"{HEAD}\nfrozen_norm: train\nfrozen_dropout: eval",
         {"fc": ALL, "stem.1._": ALL, "stem.2": NONE}),
     Row(f"{STAGED}\ntrain_norm: never", {**IN_TURN, "stem.1": NONE}),
@@ -124,6 +123,9 @@ ROWS = (
     Row(f"{STAGED}\nlr: {{fc: 0.5, '*': 0.2}}\nhold: 2 steps",
         {"fc": "0.5 0.5 0.25 0.5 0.25 0.5", "body": "0 0 0.2 0.2 0.1 0.2",
          "stem": "0 0 0 0 0.2 0.2", "stem.1._": THIRD}),
+    Row(f"{STAGED}\nphase_lr: linear\nphase_decay: 0.4",
+        {"fc": "1 0.5 0.4 0.2 0.16 0.08", "body": "0 0 0.4 0.2 0.16 0.08",
+         "stem": "0 0 0 0 0.16 0.08", "stem.1._": THIRD}),
     Row(f"{STAGED}\ncache: memory\ncache_limit: 1 MB\ncache_dtype: float32\ncache_check_every: 1",
         {**IN_TURN, "stem.2": ""}, "cache on: keeps the output of body", script="hook.remove()"),
     Row("resume_at: 1\nresume_from: c", None, "unknown option 'resume_at'", 1),  # of fit
@@ -131,8 +133,8 @@ ROWS = (
 
 
 def expected(name: str, row: Row) -> str:
-    fitting = [start for start in {"": NONE, "stem.2": ALL, **row.rates} if name.startswith(start)]
-    return {"": NONE, "stem.2": ALL, **row.rates}[max(fitting, key=len)]
+    rates = {"": NONE, "stem.2": ALL, **row.rates}
+    return rates[max(filter(name.startswith, rates), key=len)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.file.replace("\n", "; "))
@@ -141,9 +143,9 @@ def test_an_option_in_a_file_does_what_it_says(tmp_path, row):
     script = SCRIPT.replace(begin, f"{begin}    {row.script}\n")
     (tmp_path / "train.py").write_text(script)
     (tmp_path / "freeze.yaml").write_text(row.file)
-    words = ("run", "--config", "freeze.yaml", "--epochs", "3", "train.py")
+    words = ("run", "--config", "freeze.yaml", "--epochs", "3", "--steps-per-epoch", "2")
     done = subprocess.run(
-        [sys.executable, "-m", "paddle_freeze_callback", *words],
+        [sys.executable, "-m", "paddle_freeze_callback", *words, "train.py"],
         capture_output=True, text=True, cwd=tmp_path, timeout=300,
     )  # fmt: skip
     assert done.returncode == row.status, done.stderr[-4000:]
