@@ -703,3 +703,86 @@ def test_head_then_all_of_a_network_behind_a_wrapper():
     with schedule.follow(network, optimizer, total_steps=STEPS):
         train(Task(network), optimizer)
     assert [change.step for change in schedule.history] == [0, 3]
+
+
+# ---------------------------------------------------------------- the recipe of a document
+
+
+class Detection:
+    """A stand-in for ppdet.engine.Trainer 2.6.0: the order of its events, its swap of averages.
+
+    Its ``status["mode"]`` is still "train" when an evaluation begins.
+    """
+
+    def __init__(self):
+        paddle.seed(7)
+        self.model = nn.Sequential(
+            *[(name, nn.Linear(4, 4)) for name in ("backbone", "neck", "yolo_head")]
+        )
+        self.optimizer = momentum(self.model)
+        self.loader = [0, 1]
+        self._metrics, self._callbacks, self._values = [self], [], iter([0.1, 0.3, 0.3, None, 0.2])
+
+    def get_results(self):
+        value = next(self._values)
+        return {} if value is None else {"bbox": [value, 0.9]}
+
+    def register_callbacks(self, callbacks):
+        self._callbacks += callbacks
+
+    def _tell(self, event, status):
+        for callback in self._callbacks:
+            getattr(callback, event)(status)
+
+    def train(self, validate):
+        status = {}
+        for _ in range(5):
+            status["mode"] = "train"
+            self._tell("on_epoch_begin", status)
+            self.model.train()
+            for _ in self.loader:
+                self._tell("on_step_begin", status)
+                self.model(paddle.rand([2, 4])).mean().backward()
+                self.optimizer.step()
+                self.optimizer.clear_grad()
+            own = values(self.model)
+            for parameter in self.model.parameters():  # averages round
+                parameter.set_value(parameter * 1.001)
+            self._tell("on_epoch_end", status)
+            self._tell("on_epoch_begin", status)
+            status["mode"] = "eval"
+            self._tell("on_step_begin", status)
+            self._tell("on_epoch_end", status)
+            self.model.set_state_dict(own)
+
+
+def test_the_callback_of_the_guide_hands_evaluations_over_when_the_weights_are_back(monkeypatch):
+    import re
+    import sys
+    from pathlib import Path
+    from types import ModuleType, SimpleNamespace
+
+    from paddle_freeze_callback import OnPlateau
+
+    class Callback:
+        def __init__(self, model):
+            self.model = model
+
+        def __getattr__(self, event):
+            return lambda status: None
+
+    engine = ModuleType("ppdet.engine")
+    engine.Callback = Callback
+    monkeypatch.setitem(sys.modules, "ppdet", ModuleType("ppdet"))
+    monkeypatch.setitem(sys.modules, "ppdet.engine", engine)
+    page = Path(__file__).parent.parent.parent / "docs" / "any-script.md"
+    (block,) = re.findall(r"^```py\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    names = {
+        "trainer": Detection(), "cfg": SimpleNamespace(epoch=5), "OnPlateau": OnPlateau,
+        "FreezeSchedule": lambda **options: FreezeSchedule(**options, verify=True),
+    }  # fmt: skip
+    exec(block, names)
+    assert changes(names["schedule"]) == [(0, ("yolo_head",)), (6, ("neck",))]
+    assert names["schedule"].run.metrics == {
+        "bbox": [(2, 0.1), (4, 0.3), (6, 0.3)]
+    }  # without the evaluation that found nothing, and the last one, after which nothing trains
