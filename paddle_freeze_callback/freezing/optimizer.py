@@ -221,7 +221,7 @@ def free(optimizer: Any, frozen: Iterable[Weight]) -> None:
             per_parameter.pop(name, None)
             if master is not None:
                 per_parameter.pop(master.name, None)
-        older = getattr(inner, "_already_create_accumulater", set())  # as Paddle 2.6 spells it
+        older: set[str] = getattr(inner, "_already_create_accumulater", set())  # Paddle 2.6
         getattr(inner, "_already_create_accumulator", older).discard(name)
 
 
