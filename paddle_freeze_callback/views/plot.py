@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..session.transition import Transition
 from ..stages.declared import REST
 from ..stages.partition import Stage
-from ..words import did_you_mean
+from ..words import cut, did_you_mean
 from .preview import Preview
 
 if TYPE_CHECKING:
@@ -186,12 +186,7 @@ def shortened(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
     >>> shortened(["head", "ernie.encoder.layers.11.self_attn.out_proj"])
     ['head', 'ernie.enc…self_attn.out_proj']
     """
-
-    def cut(name: str) -> str:
-        front = (longest - 1) // 3  # the end of a dotted name says more than its beginning
-        return name if len(name) <= longest else f"{name[:front]}…{name[front + 1 - longest :]}"
-
-    found = [cut(name) for name in names]
+    found = [cut(name, longest) for name in names]
     return found if len(set(found)) == len(set(names)) else shortened(names, longest + 4)
 
 
