@@ -410,7 +410,7 @@ def test_nor_has_any_other_line_that_a_run_may_say(tmp_path):
     again.attach(network, sgd(network), total_steps=26, say=whole.append).restore()
     lines += [line for text in whole for line in in_lines(text)]
     text = " ".join(line.strip() for line in lines)
-    for words in ("new in the network", "the run ends", "reaches", "although the schedule has",
+    for words in ("new in the network", "order: ", "reaches", "although the schedule has",
                   "another schedule"):  # fmt: skip
         assert words in text
     assert max(map(len, lines)) <= 120
