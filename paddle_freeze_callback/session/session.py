@@ -48,7 +48,7 @@ from .ownership import hold, release
 from .plan import plan
 from .preflight import SPLIT_FILE, doubts, refuse_misfits, refuse_optimizer, refuse_split
 from .record import Record, best_file, file_at
-from .timeline import Timeline
+from .timeline import Rate, Timeline
 from .trained import Trained
 from .transition import Open, Transition, numbers, tags
 
@@ -524,6 +524,14 @@ class Freezing:
     def at_work(self) -> bool:
         """Whether the network is still as the schedule made it."""
         return self._freezer.holds
+
+    def rates(self) -> dict[str, list[Rate]]:
+        """At which multiplier each stage trained when, ramps in slices."""
+        changes, now = [], set[str]()
+        for change in self.history:
+            now = now.difference(change.frozen).union(change.opened)
+            changes.append((change.step, tuple(now)))
+        return self._timeline.rates(changes, self._step)
 
     def as_explicit(self) -> Explicit:
         """The run so far, as a schedule that can be printed and replayed.
