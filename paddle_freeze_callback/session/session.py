@@ -102,7 +102,7 @@ class Freezing:
         split = refuse_split(survey, cached=cache is not None, saves=save_trained is not None)
         self._split = bool(split)
         self._best_file = best_file(parallel.rank() if split else None)
-        for doubt in doubts(self._plan, run):
+        for doubt in doubts(self._plan, run, optimizer):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
         held = held_by_hand(network, [weight.name for weight in will_open])

@@ -254,7 +254,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
             f"{type(strategy).__name__} decides while it runs; shown is what is known before, "
             "which changes with what it sees"
         )
-    notes += [*doubts(plan, run), *plan.of_twins()]
+    notes += [*doubts(plan, run, optimizer), *plan.of_twins()]
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
     elif estimate.moments_of(optimizer) is None:
