@@ -158,6 +158,28 @@ def test_the_code_of_a_document_runs_as_it_stands_in_its_order(name, tmp_path):
     assert not done.returncode, done.stderr[-3000:]
 
 
+def test_the_program_for_several_processes_does_the_same_in_two_as_in_one(tmp_path):
+    blocks = [block for language, block in _FENCE.findall(text_of("docs/processes.md"))
+              if language == "python"]  # fmt: skip
+    (tmp_path / "train.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    launch = ["paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "--log_dir", "logs", "train.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert not done.returncode, done.stderr[-3000:]
+    logs = [(tmp_path / "logs" / f"workerlog.{rank}").read_text() for rank in (0, 1)]
+    said = [re.findall(r"^  (step \d+, .*)", log, re.MULTILINE) for log in logs]
+    assert [line.partition(";")[0] for line in said[0]] == [
+        "step 0, epoch 0: opens head",
+        "step 4, epoch 1: opens block",
+        "step 8, epoch 2: opens stem",
+    ]
+    assert said[0] == said[1]
+    assert [f"rank {rank} of 2:" in log for rank, log in enumerate(logs)] == [True, True]
+
+
 DEMO = "python examples/finetune_sentiment.py "
 
 
