@@ -48,6 +48,7 @@ class Transition:
     def __str__(self) -> str:
         share = f"{100 * self.ratio:.3g}%"
         most = f"{self.trainable:,} of {self.total:,} parameters train ({share})"
+        middle = f"{self.trainable:,} of {self.total:,} train ({share})"
         least = f"{share} of {self.total:,} train"
         every, span = "", ""
         if len(set(self.learning_rates.values())) > 1:
@@ -56,7 +57,8 @@ class Transition:
             every = f"; lr {listing(each)}"
             span = f"; lr {max(rates):.3g} to {min(rates):.3g}"
         ways = (
-            (60, most, every), (60, most, span), (44, most, span), (20, most, span),
+            (60, most, every), (60, middle, every), (60, most, span), (60, middle, span),
+            (44, middle, span), (20, most, span), (20, middle, span),
             (44, least, span), (20, least, span), (12, least, ""),
         )  # fmt: skip
         return fitting(
