@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from paddle_freeze_callback.words import LINE
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -245,6 +247,24 @@ def test_the_outputs_in_the_documents_are_what_is_printed_today():
             path = assets.place("output", name, ending)
             found = assets.block(name, path.read_text(encoding="utf-8"))
             assert found == output.rstrip("\n") + "\n", f"{path.name}: run make readme-assets"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_line_of_a_log_in_a_document_is_as_short_as_a_real_one(name):
+    lines = re.findall(
+        r"^ *(?:FreezeSchedule: )?(step \d+, epoch .*)$", text_of(name), re.MULTILINE
+    )
+    assert [line for line in lines if len(line) > LINE] == []
+
+
+@pytest.mark.parametrize("ending", [".md", ".zh-CN.md"])
+def test_counts_and_measured_numbers_are_those_of_the_page_that_is_written_by_a_program(ending):
+    (networks,) = set(re.findall(r"(\d+) (?:networks|个网络)", text_of(f"docs/zoo{ending}")))
+    assert set(re.findall(r"(\d+) (?:networks|个网络)", text_of(f"README{ending}"))) == {networks}
+    measured = text_of("benchmarks/ABLATION.md")
+    rows = re.findall(r"^\| .*\(\d+\) \|.*$", text_of(f"docs/choosing{ending}"), re.MULTILINE)
+    assert len(rows) == 8
+    assert [row for row in rows if row.split("|", 2)[2] not in measured] == []
 
 
 def test_every_page_of_the_site_is_in_its_table_of_contents():
