@@ -58,7 +58,7 @@ class Transition:
             span = f"; lr {max(rates):.3g} to {min(rates):.3g}"
         ways = (
             (60, most, every), (60, middle, every), (60, most, span), (60, middle, span),
-            (60, least, span), (44, middle, span), (44, least, span),
+            (44, middle, span), (60, least, span), (44, least, span),
             (20, most, span), (20, middle, span), (20, least, span), (12, least, ""),
         )  # fmt: skip
         return fitting(
