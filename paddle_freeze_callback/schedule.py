@@ -338,6 +338,8 @@ class FreezeSchedule:
         epochs: float | None = None,
         steps_per_epoch: int | None = None,
         total_steps: int | None = None,
+        ax: Any = None,
+        figsize: tuple[float, float] | None = None,
     ) -> Any:
         """Draw what this schedule will do: stages upwards, time to the right.
 
@@ -347,6 +349,9 @@ class FreezeSchedule:
             epochs: how long the run is, as for :meth:`preview`.
             steps_per_epoch: optimizer steps in an epoch.
             total_steps: optimizer steps in the run.
+            ax: a panel (``matplotlib.axes.Axes``) of yours to draw the stages into, and nothing
+                else.
+            figsize: width and height in inches; below 3 inches of height the stages alone.
 
         Returns:
             The ``matplotlib.figure.Figure``.
@@ -360,7 +365,7 @@ class FreezeSchedule:
         table = self.preview(
             network, epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps
         )
-        return plot_preview(table, file)
+        return plot_preview(table, file, ax=ax, figsize=figsize)
 
     # ------------------------------------------------------------ hand-written loops
 

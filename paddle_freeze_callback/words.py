@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 #: The selector that means everything, or everything that no other selector means.
 EVERYTHING = "*"
+
+_OURS = "FreezeSchedule: "
+
+#: The length of our longest line in a log: with our name before it, 120 characters.
+LINE = 120 - len(_OURS)
 
 # Whose frames lie between a user's line and a warning of ours.
 _BETWEEN = ("paddle_freeze_callback", "paddle", "paddlenlp", "paddleformers", "decorator")
@@ -25,15 +31,51 @@ def warn(text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
-def listing(names: Sequence[str], most: int = 4, noun: str = "stages") -> str:
-    """Names in a row; of many the middle is left out.
+def listing(names: Sequence[str], most: int = 4, noun: str = "stages", room: int = 80) -> str:
+    """Names in a row; of many, or of long ones, the middle is left out.
 
-    >>> listing(["a", "b", "c", "d", "e", "f"])
-    'a, b ... f (6 stages)'
+    >>> listing(["a", "b", "c", "d", "e", "f"]), listing(["a", EVERYTHING])
+    ('a, b ... f (6 stages)', 'a, the rest')
+    >>> listing(["a", "b", "c", "d", "e", "f"], room=20), listing(["a.long.name", "b"], room=10)
+    ('a ... f (6 stages)', '2 stages')
     """
-    if len(names) <= most:
-        return ", ".join(names)
-    return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} {noun})"
+    names = ["the rest" if name == EVERYTHING else name for name in names]
+    if len(names) < 2:
+        return cut("".join(names), room)
+    forms = [", ".join(names)] if len(names) <= most else []
+    forms += [f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} {noun})"]
+    forms += [f"{names[0]} ... {names[-1]} ({len(names)} {noun})", f"{len(names)} {noun}"]
+    return fitting(forms, room)
+
+
+def fitting(forms: Iterable[str], room: int = LINE) -> str:
+    """The first of several ways to say something that has room; the last if none has."""
+    text = ""
+    for text in forms:
+        if len(text) <= room:
+            break
+    return text
+
+
+def in_lines(text: str, name: str = _OURS) -> list[str]:
+    """What a schedule says, as lines of a log: 120 characters, unless a word is longer.
+
+    >>> in_lines("left frozen, as found: head")
+    ['FreezeSchedule: left frozen, as found: head']
+    """
+    return textwrap.wrap(
+        name + text, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def cut(name: str, longest: int) -> str:
+    """A name, cut in the middle if it is long.
+
+    >>> cut("head", 20), cut("ernie.encoder.layers.11.self_attn.out_proj", 28)
+    ('head', 'ernie.enc…self_attn.out_proj')
+    """
+    front = (longest - 1) // 3  # the end of a dotted name says more than its beginning
+    return name if len(name) <= longest else f"{name[:front]}…{name[front + 1 - longest :]}"
 
 
 def did_you_mean(

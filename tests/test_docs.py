@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from paddle_freeze_callback.words import LINE
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -158,6 +160,28 @@ def test_the_code_of_a_document_runs_as_it_stands_in_its_order(name, tmp_path):
     assert not done.returncode, done.stderr[-3000:]
 
 
+def test_the_program_for_several_processes_does_the_same_in_two_as_in_one(tmp_path):
+    blocks = [block for language, block in _FENCE.findall(text_of("docs/processes.md"))
+              if language == "python"]  # fmt: skip
+    (tmp_path / "train.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    launch = ["paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "--log_dir", "logs", "train.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert not done.returncode, done.stderr[-3000:]
+    logs = [(tmp_path / "logs" / f"workerlog.{rank}").read_text() for rank in (0, 1)]
+    said = [re.findall(r"^  (step \d+, .*)", log, re.MULTILINE) for log in logs]
+    assert [line.partition(";")[0] for line in said[0]] == [
+        "step 0, epoch 0: opens head",
+        "step 4, epoch 1: opens block",
+        "step 8, epoch 2: opens stem",
+    ]
+    assert said[0] == said[1]
+    assert [f"rank {rank} of 2:" in log for rank, log in enumerate(logs)] == [True, True]
+
+
 DEMO = "python examples/finetune_sentiment.py "
 
 
@@ -223,6 +247,24 @@ def test_the_outputs_in_the_documents_are_what_is_printed_today():
             path = assets.place("output", name, ending)
             found = assets.block(name, path.read_text(encoding="utf-8"))
             assert found == output.rstrip("\n") + "\n", f"{path.name}: run make readme-assets"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_line_of_a_log_in_a_document_is_as_short_as_a_real_one(name):
+    lines = re.findall(
+        r"^ *(?:FreezeSchedule: )?(step \d+, epoch .*)$", text_of(name), re.MULTILINE
+    )
+    assert [line for line in lines if len(line) > LINE] == []
+
+
+@pytest.mark.parametrize("ending", [".md", ".zh-CN.md"])
+def test_counts_and_measured_numbers_are_those_of_the_page_that_is_written_by_a_program(ending):
+    (networks,) = set(re.findall(r"(\d+) (?:networks|个网络)", text_of(f"docs/zoo{ending}")))
+    assert set(re.findall(r"(\d+) (?:networks|个网络)", text_of(f"README{ending}"))) == {networks}
+    measured = text_of("benchmarks/ABLATION.md")
+    rows = re.findall(r"^\| .*\(\d+\) \|.*$", text_of(f"docs/choosing{ending}"), re.MULTILINE)
+    assert len(rows) == 8
+    assert [row for row in rows if row.split("|", 2)[2] not in measured] == []
 
 
 def test_every_page_of_the_site_is_in_its_table_of_contents():

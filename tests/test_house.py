@@ -133,6 +133,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_already_create_accumulater": {"freezing/optimizer.py"},
     "_create_accumulators": {"freezing/optimizer.py"},
     "_inner_opt": {"freezing/optimizer.py"},
+    "_learning_rate": {"freezing/rates.py"},
     "_master_weights": {
         "freezing/best_weights.py",
         "freezing/optimizer.py",

@@ -118,7 +118,7 @@ def test_what_was_previewed_is_what_happened(tour):
 
 def test_the_cells_show_the_table_the_lines_and_the_history(tour):
     assert tour.preview in tour.shown
-    assert "<table>" in tour.preview._repr_html_()
+    assert "<table style=" in tour.preview._repr_html_()
     everything = "\n".join(tour.printed)
     for change in tour.schedule.history:
         assert f"FreezeSchedule: {change}" in everything

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import nn
 
+from ..words import percent
 from .boundary import RECOMPUTED, Boundary, nearly_equal
 from .kept import Kept
 from .keys import CannotCacheError, batch_size, form_of, keys_of, kind_of
@@ -103,6 +104,7 @@ class FeatureCache:
         self._ready = ready
         self._kept: Kept | None = None
         self._phase: _Phase | None = None
+        self._told_of_misses = False
         self.statistics = CacheStatistics()
 
     # ------------------------------------------------------------ from transition to transition
@@ -295,6 +297,7 @@ class FeatureCache:
         features = self._features(phase, kept, trace, missing)
         self._put(kept, recipe, keys, features)
         self.statistics.misses += len(missing)
+        self._judge(phase, kept)
         done = dict(zip(missing, (tuple(array[i] for array in features) for i in range(len(keys)))))
         return [done.get(index, row) for index, row in enumerate(rows)]
 
@@ -327,8 +330,7 @@ class FeatureCache:
             recipe = Recipe.of(trace, kept.boundary, features, phase.blanks)
             phase.recipes[batch.form] = recipe
         self._put(kept, recipe, batch.keys, features)
-        if not any(row is not None for row in rows):
-            self._give_up_without_hits(phase, kept)
+        self._judge(phase, kept)
 
     def _put(self, kept: Kept, recipe: Recipe, keys: Sequence[bytes], features: Row) -> None:
         if shapes_of(features) != recipe.shapes:
@@ -370,14 +372,15 @@ class FeatureCache:
             "they were frozen (a loaded checkpoint, an averaging callback); train without the cache"
         )
 
-    def _give_up_without_hits(self, phase: _Phase, kept: Kept) -> None:
-        """Random augmentation: no sample ever comes again."""
+    def _judge(self, phase: _Phase, kept: Kept) -> None:
+        """Say so, or give up, if few samples come from the cache."""
         hits, misses = self.statistics.hits, self.statistics.misses
         epochs = self._epoch() - phase.epoch
         if epochs < 1:
             phase.seen = (hits, misses)
         new_hits, new_misses = hits - phase.seen[0], misses - phase.seen[1]
-        if epochs >= 2 and new_hits < 0.01 * (new_hits + new_misses):
+        share = new_hits / max(new_hits + new_misses, 1)
+        if epochs >= 2 and share < 0.01:
             raise CannotCacheError(
                 "almost no sample came from it in two epochs: it is full; give it a higher "
                 "cache_limit"
@@ -385,6 +388,24 @@ class FeatureCache:
                 else "almost no sample came twice in two epochs; random augmentation, or "
                 "padding that differs from batch to batch, makes new samples of old ones"
             )
+        if epochs >= 2 and share < 0.5 and not self._told_of_misses:
+            self._told_of_misses = True
+            self._say(f"cache: {percent(share)} of the samples come from it: {_why(phase, kept)}")
+
+
+def _why(phase: _Phase, kept: Kept) -> str:
+    """Why few samples come from the cache, and what to change."""
+    if phase.moving:
+        return (
+            "the frozen part moves a buffer in each forward, so a batch with one new sample is "
+            "computed as a whole; raise cache_limit if it is full, or shuffle whole batches"
+        )
+    if kept.store.full:
+        return "it is full; raise cache_limit"
+    return (
+        "padding that differs from batch to batch, or random augmentation, makes new samples of "
+        "old ones; pad to one length, or keep what is in a batch and shuffle the batches"
+    )
 
 
 def bytes_a_sample(

@@ -35,7 +35,7 @@ from ..hosts import Follower
 from ..hosts.watched import BATCHES, FORWARDS, LOADS
 from ..schedule import FreezeSchedule
 from ..stages.partition import Survey
-from ..words import did_you_mean, listing
+from ..words import did_you_mean, in_lines, listing
 
 VARIABLE = "PADDLE_FREEZE_RUN"
 _METHODS = ("step", "minimize", "set_state_dict", "set_dict")
@@ -256,7 +256,7 @@ class Guest:
 
     def _say(self, line: str) -> None:
         if parallel.rank() == 0:
-            print(f"paddle-freeze: {line}", file=sys.stderr, flush=True)
+            print(*in_lines(line, "paddle-freeze: "), sep="\n", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:

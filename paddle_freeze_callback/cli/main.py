@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..version import VERSION
 from . import run
 from .mistake import MistakeError, near_file
 from .models import load_batch, load_model, with_values
-from .written import written_out
+from .written import length_in, written_out
 
 _EPOCHS, _STEPS = 3, 100
 _DEFAULT = "By default the head first, the other stages one by one from the top."
@@ -212,15 +213,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     cache.add_argument("--folder", type=Path, help="of cache=; by default that of cache=disk")
     for each in (plan, plot, check):
+        written = "what plan wrote the file for, else " if each is check else ""
         group = each.add_argument_group("the run")
         group.add_argument(
-            "--epochs", type=_epochs, default=_EPOCHS, metavar="N",
-            help="how many epochs the run has (default: %(default)s)",
+            "--epochs", type=_epochs, default=None if each is check else _EPOCHS, metavar="N",
+            help=f"how many epochs the run has (default: {written}{_EPOCHS})",
         )  # fmt: skip
         group.add_argument(
-            "--steps-per-epoch", type=_whole, default=_STEPS, metavar="N",
-            help="optimizer steps in an epoch (default: %(default)s, which is a guess; samples / "
-            "batch size / accumulation steps)",
+            "--steps-per-epoch", type=_whole, default=None if each is check else _STEPS,
+            metavar="N", help=f"optimizer steps in an epoch (default: {written}{_STEPS}, which is "
+            "a guess; samples / batch size / accumulation steps)",
         )  # fmt: skip
     return parser
 
@@ -306,6 +308,10 @@ def _plot(given: argparse.Namespace) -> None:
 def _check(given: argparse.Namespace) -> None:
     with _quiet():
         schedule = _schedule(given)
+        written = length_in(given.file)
+        epochs, steps = written or (_EPOCHS, _STEPS)
+        given.epochs = given.epochs or epochs
+        given.steps_per_epoch = given.steps_per_epoch or steps
         network = load_model(given.model)
         batch = None
         if given.batch is not None:
@@ -314,6 +320,13 @@ def _check(given: argparse.Namespace) -> None:
             table = schedule.preview(network, batch=batch, **_length(given))
         except (ValueError, TypeError) as error:
             raise MistakeError(f"{given.file} does not fit {given.model}: {error}") from error
+    if written is not None and written != (given.epochs, given.steps_per_epoch):
+        note = (
+            f"{given.file} was written for {written[0]} epochs of {written[1]} steps, and this run "
+            f"has {given.epochs} of {given.steps_per_epoch}: what opens when may not be what was "
+            "meant; for another length, write it anew (plan --yaml)"
+        )
+        table = replace(table, notes=(note, *table.notes))
     table.show()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import paddle
@@ -175,15 +176,57 @@ def _from_name(name: str) -> nn.Layer:
     try:
         config = known.get(name, transformers.AutoConfig).from_pretrained(name)
     except Exception as error:  # whatever a download may fail with
-        vision = paddle.vision.models.__all__
-        hint = did_you_mean(name, vision, cutoff=1, show="paddle.vision:{}".format)
+        public = {one: kind for one, kind in known.items() if not one.startswith("__")}
+        hint = near_model(name, {one: kind.model_type for one, kind in public.items()})
         raise MistakeError(
             f"MODEL {name!r} is no folder, none of the {len(known)} models that PaddleNLP has a "
             f"configuration of, and its config.json cannot be downloaded ({type(error).__name__})"
-            + (hint or did_you_mean(name, known, show=str))
+            + hint
         ) from error
     named = config.architectures
     return _built(name, config, getattr(transformers, named[0], None) if named else None)
+
+
+def near_model(name: str, families: Mapping[str, str]) -> str:
+    """The end of a sentence that names models like an unknown one, of the family that it names.
+
+    Args:
+        name: the unknown name.
+        families: the family of each known model of PaddleNLP.
+
+    >>> known = {"bart-base": "bart", "bert-base-cased": "bert", "ernie-m-base": "ernie_m"}
+    >>> near_model("bert-base", known), near_model("resnet-50", known)
+    ('; did you mean bert-base-cased?', '; did you mean paddle.vision:resnet50?')
+    """
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    vision = {plain(one): one for one in paddle.vision.models.__all__ if one[0].islower()}
+    hint = did_you_mean(
+        plain(name), vision, most=1, cutoff=0.85, show=lambda one: f"paddle.vision:{vision[one]}"
+    )
+    if hint:
+        return hint
+    if begun := [one for one in families if one.startswith(name)]:
+        return did_you_mean(name, begun, cutoff=0, show=str)
+    said = [family for family in families.values() if _names(name, family)]
+    family = max(said, key=len, default=None)
+    if family is None:
+        return did_you_mean(name, families, show=str)
+    own = [one for one, kind in families.items() if kind == family]
+    return did_you_mean(name, own, cutoff=0.2, show=str)
+
+
+def _names(name: str, family: str) -> bool:
+    """Whether a model's name has its family as words, a number aside.
+
+    >>> _names("ernie-m-large", "ernie_m"), _names("mbart-large", "bart"), _names("gpt2", "gpt")
+    (True, False, True)
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", family.lower())
+    text = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    return bool(re.search(rf"(?<![a-z0-9]){words}(?![a-z])", text))
 
 
 def _built(where: str, config: Any, kind: Any) -> nn.Layer:

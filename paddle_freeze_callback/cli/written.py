@@ -79,7 +79,7 @@ def written_out(
     head = f"""\
 {schedule!r}
 for {model}: {type(network).__name__}, {total:,} parameters,
-over {epochs} {"epoch" if epochs == 1 else "epochs"} of {steps_per_epoch} optimizer steps.
+{_over(epochs, steps_per_epoch)}.
 
 Edit it, then preview it and train with it:
   paddle-freeze check {file} {model} --epochs {epochs} --steps-per-epoch {steps_per_epoch}
@@ -90,6 +90,18 @@ a layer that is named at no moment stays frozen."""
     width = max(len(text) for text, comment in lines if comment)
     body = [f"{text:<{width}}  # {comment}" if comment else text for text, comment in lines]
     return "\n".join([*(f"# {line}".rstrip() for line in head.splitlines()), "", *body]) + "\n"
+
+
+def _over(epochs: float, steps_per_epoch: int) -> str:
+    """The length of a run, as a file says it."""
+    return f"over {epochs} epoch{'' if epochs == 1 else 's'} of {steps_per_epoch} optimizer steps"
+
+
+def length_in(file: str | os.PathLike[str]) -> tuple[float, int] | None:
+    """The epochs, and the steps in an epoch, that a file was written for, if it says so."""
+    with open(file, encoding="utf-8") as lines:
+        found = re.search(r"^# over ([\d.]+) epochs? of (\d+) optimizer steps", lines.read(), re.M)
+    return found and (float(found[1]) if "." in found[1] else int(found[1]), int(found[2]))
 
 
 def _body(

@@ -134,6 +134,23 @@ class SlantedTriangular(LRScheduler):  # type: ignore[misc]  # it is untyped
         return float(self.base_lr * (1 + max(share, 0.0) * (self.ratio - 1)) / self.ratio)
 
 
+def ill_timed(optimizer: Any, total_steps: int, tolerance: int) -> str:
+    """What to say of a scheduler that is made for a run of another length; empty if none is."""
+    scheduler = getattr(optimizer, "_learning_rate", None)  # nothing public gives it
+    if not isinstance(scheduler, SlantedTriangular):
+        return ""
+    steps = scheduler.total_steps
+    if abs(steps - total_steps) <= tolerance:
+        return ""
+    then = (
+        "the rate is at its lowest from there on" if steps < total_steps else "the rate never falls"
+    )
+    return (
+        f"SlantedTriangular(total_steps={steps}) is for another run than this one of "
+        f"{total_steps:,} steps: {then}; give total_steps={total_steps}"
+    )
+
+
 def current(optimizer: Any) -> float:
     """The optimizer's own rate, before multipliers."""
     return float(optimizer.get_lr())

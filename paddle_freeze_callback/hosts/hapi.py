@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,9 +21,11 @@ from ..session.record import record_named
 from ..session.session import Freezing
 from ..strategies.moments import Moment, When
 from ..strategies.run import Run
+from ..words import in_lines
 
-# Our numbers that fit into one line, and those for reporters alone.
-_IN_A_LINE = ("trainable_ratio", "open_stages")
+# Our numbers in fit's line, as far as a line of the terminal has room, with what they take; and
+# those for reporters alone.
+_IN_A_LINE = {"open_stages": len(" - open_stages: 12/24"), "trainable_ratio": 26}
 _FURTHER = ("trainable_params", "cache_hit_rate")
 
 # Paddle's callbacks that plot what they pick from the logs; some releases lack one.
@@ -34,20 +37,28 @@ _REPORTERS = tuple(
 
 
 def announce(params: dict[str, Any]) -> None:
-    """Have ``fit``'s displays show our numbers.
+    """Have ``fit``'s displays show our numbers, as far as the terminal is wide enough.
 
     They show the names in ``params["metrics"]``, which they read when training begins.
 
     Args:
         params: the dictionary that ``fit`` hands to all of its callbacks.
 
-    >>> params = {"metrics": ["loss"]}
+    >>> params = {"metrics": ["loss", "acc"], "steps": 1000, "verbose": 2}
     >>> announce(params)
     >>> params["metrics"]
-    ['loss', 'trainable_ratio', 'open_stages']
+    ['loss', 'acc', 'open_stages']
     """
-    # A new list: other callbacks may hold the old one.
-    params["metrics"] = [*_without_ours(params), *_IN_A_LINE]
+    metrics = _without_ours(params)
+    used = len("step / - 999ms/step") + 2 * len(str(params.get("steps") or ""))
+    used += sum(len(f" - {name}: 0.0000") for name in metrics)
+    if params.get("verbose") == 1:
+        used += len(f" [{'.' * 30}] - ETA: 10:00")
+    for name, length in _IN_A_LINE.items():
+        used += length
+        if used <= shutil.get_terminal_size().columns:
+            metrics.append(name)
+    params["metrics"] = metrics  # a new list: other callbacks may hold the old one
 
 
 def _without_ours(params: Mapping[str, Any]) -> list[str]:
@@ -98,6 +109,7 @@ class HapiHost:
         earlier = resume_at if record is None else f"{record.step} steps"
         self.done = 0
         self._inside = False  # a batch: has the optimizer stepped yet?
+        self._after_bar = False  # which leaves its line open
         if earlier is not None:
             self.done, run = run.continued(Moment.of(earlier))
         self._counts_epochs = run.steps_per_epoch is None
@@ -110,7 +122,7 @@ class HapiHost:
             optimizer,
             run,
             step=self.done,
-            say=functools.partial(_say, params.get("verbose")),
+            say=self._say,
             record=record,
             checkpoint=resume_from,
             # Set just before training, for fit's own use; no public name.
@@ -123,14 +135,15 @@ class HapiHost:
         self._logs = _Logs()
         self._run.undo_also(self._logs.clear)
         self._run.undo_also(self._watch_saves())
-        rates = [f"lr/{stage.name}" for stage in self._run.stages]
-        self._run.undo_also(_tell_reporters(model, [*_FURTHER, *rates]))
+        names = [*_IN_A_LINE, *_FURTHER, *self._run.tags.values()]
+        self._run.undo_also(_tell_reporters(model, names))
 
     # ------------------------------------------------------------ events, as they come
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """An epoch begins; by the first, every display has read which metrics to show."""
         self._params["metrics"] = _without_ours(self._params)
+        self._after_bar = False
         if self._run is not None and self._counts_epochs:
             self._run.epoch_began(self.done)
 
@@ -152,6 +165,7 @@ class HapiHost:
         if (step + 1) % self._accumulate == 0 or step + 1 == self._batches:
             self.done += 1
         self._inside = False
+        self._after_bar = self._params.get("verbose") == 1 and step + 1 != self._params.get("steps")
         if logs is not None:
             self._logs.show(logs, self._run.numbers)
 
@@ -183,6 +197,12 @@ class HapiHost:
         saved = {os.path.basename(path) for path in self._saved}
         if saved and "final" not in saved:  # fit saves that when its own callback's turn comes
             self._watch_saves(run)
+
+    def _say(self, line: str) -> None:
+        """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
+        if self._params.get("verbose") != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
+            print(*[""][: self._after_bar], *in_lines(line), sep="\n", flush=True)
+            self._after_bar = False
 
     # ------------------------------------------------------------ checkpoints
 
@@ -329,9 +349,3 @@ def _length(
     return batches, Run.of(
         total_steps=whole * per_epoch + rest // accumulate, steps_per_epoch=per_epoch
     )
-
-
-def _say(verbose: Any, line: str) -> None:
-    """Show a line as ``fit`` shows its own: on standard output of rank 0, if verbose."""
-    if verbose != 0 and paddle.distributed.ParallelEnv().local_rank == 0:
-        print(f"FreezeSchedule: {line}", flush=True)

@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from paddle import nn
@@ -17,12 +17,13 @@ from ..options.norms import TrainNorm
 from ..session.plan import plan
 from ..session.record import FILE, Record
 from ..session.session import Freezing
-from ..session.transition import brief
+from ..session.transition import shown
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
 from ..strategies.base import Strategy
 from ..strategies.rates import LearningRates
 from ..strategies.run import Run
+from ..words import in_lines
 
 
 class TrainerHost:
@@ -88,6 +89,7 @@ class TrainerHost:
                 "resume from a checkpoint that was saved with this schedule"
             ),
         )
+        self._run.undo_also(_shorten_lines(callbacks, self._run.tags.values()))
 
         every = getattr(args, "logging_steps", 0)
         by_steps = str(getattr(args.logging_strategy, "value", args.logging_strategy)) == "steps"
@@ -116,7 +118,7 @@ class TrainerHost:
         run.at(state.global_step)
         if len(run.history) != self._shown:
             self._shown = len(run.history)
-            self._show(brief(run.history[-1], len(run.open_stages), len(run.stages)))
+            self._show(f"open {len(run.open_stages)}/{len(run.stages)}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **context: Any) -> None:
         """The Trainer logs: add our numbers, for the reporters and for ``log_history``.
@@ -191,6 +193,34 @@ def expect_checkpoint(
     except (TypeError, ValueError):
         return  # what does not fit is refused when training begins
     tell_savers(network, [weight for weight in survey.weights if weight.name in openable])
+
+
+def _shorten_lines(callbacks: Sequence[Any], tags: Collection[str]) -> Callable[[], None]:
+    """Have the Trainer's own displays print the logs without what is for reporters alone.
+
+    Returns:
+        How to stop.
+    """
+    hidden = {"trainable_params", *tags}
+    kinds = ("ProgressCallback", "PrinterCallback")
+    displays = [
+        one for one in callbacks if any(kind.__name__ in kinds for kind in type(one).__mro__)
+    ]
+    for display in displays:
+        print_logs = display.on_log
+
+        def on_log(
+            *event: Any, logs: Any = None, print_logs: Any = print_logs, **context: Any
+        ) -> Any:
+            return print_logs(*event, logs=shown(logs or {}, hidden), **context)
+
+        display.on_log = on_log
+
+    def stop() -> None:
+        for display in displays:
+            vars(display).pop("on_log", None)
+
+    return stop
 
 
 def _calling_trainer(callback: object) -> tuple[list[Any], str | None]:
@@ -298,6 +328,6 @@ def _logger_beside(state: Any) -> Any:
 
 
 def _say(logger: Any, line: str) -> None:
-    """Log a line through the Trainer's own logger, which is ``None`` on other ranks."""
-    if logger is not None:
-        logger.info(f"FreezeSchedule: {line}")
+    """Log through the Trainer's own logger, which is ``None`` on other ranks."""
+    for part in in_lines(line) if logger is not None else ():
+        logger.info(part)

@@ -213,10 +213,11 @@ def _refuse_sparse(network: nn.Layer, why: str, among: Collection[int] | None = 
             )
 
 
-def doubts(plan: Plan, run: Run) -> list[str]:
+def doubts(plan: Plan, run: Run, optimizer: Any = None) -> list[str]:
     """What is allowed, but hardly meant.
 
-    What never opens, what changes nothing or never acts, what opens in a heap, what hardly moves.
+    What never opens, what changes nothing or never acts, what opens in a heap, what hardly moves,
+    and a scheduler of the optimizer that is made for another run.
     """
     strategy, names = plan.strategy, plan.schedulable
     late = strategy.never_open(run, names)
@@ -239,6 +240,10 @@ def doubts(plan: Plan, run: Run) -> list[str]:
             f"{name!r} is multiplied by {rate:.3g}. Give a smaller lr_decay, or fewer stages, "
             "such as stages=4"
         )
+    if total and optimizer is not None:
+        tolerance = run.steps_per_epoch or total // 10
+        lines = (rates.ill_timed(one, total, tolerance) for one in optimizers.each(optimizer))
+        found += [line for line in lines if line]
     return found if plan.neutral else found + _idle_rates(plan, run)
 
 

@@ -48,9 +48,9 @@ from .ownership import hold, release
 from .plan import plan
 from .preflight import SPLIT_FILE, doubts, refuse_misfits, refuse_optimizer, refuse_split
 from .record import Record, best_file, file_at
-from .timeline import Timeline
+from .timeline import Rate, Timeline
 from .trained import Trained
-from .transition import Transition, numbers
+from .transition import Open, Transition, numbers, tags
 
 _NEVER = sys.maxsize
 
@@ -102,7 +102,7 @@ class Freezing:
         split = refuse_split(survey, cached=cache is not None, saves=save_trained is not None)
         self._split = bool(split)
         self._best_file = best_file(parallel.rank() if split else None)
-        for doubt in doubts(self._plan, run):
+        for doubt in doubts(self._plan, run, optimizer):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
         held = held_by_hand(network, [weight.name for weight in will_open])
@@ -157,6 +157,8 @@ class Freezing:
         self._multipliers = Multipliers(
             {s.name: self._freezer.members(s.name) for s in self._plan.stages}
         )
+        #: By stage, the name of its learning rate in :attr:`numbers`.
+        self.tags = tags([stage.name for stage in self._plan.stages])
         hold(network, self)
         self.undo_also(unwatch := self._conflicts.watch(optimizer))
         weakref.finalize(self, unwatch).atexit = False
@@ -500,15 +502,19 @@ class Freezing:
     def numbers(self) -> Mapping[str, float]:
         """``trainable_ratio``, ``trainable_params`` and ``open_stages`` as of now.
 
-        With learning rates per stage, also ``lr/`` and the name of each open stage; with a cache,
-        ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask for it
-        at every step.
+        With learning rates per stage, also those of open stages, by their :attr:`tags`; with a
+        cache, ``cache_hit_rate``. It is the same mapping until stages or rates change: loops ask
+        for it at every step.
         """
         neutral = self._plan.neutral
         now = [] if neutral else [rates.current(one) for one in optimizers.each(self._optimizer)]
         if self._numbers is None or now != self._rates:
             effective = {} if neutral else self.learning_rates
-            self._numbers = numbers(self.history[-1], len(self._open), effective)
+            self._numbers = numbers(
+                self.history[-1],
+                Open(len(self._open), of=len(self.stages)),
+                {self.tags[name]: rate for name, rate in effective.items()},
+            )
             self._rates = now
         if self._cache is not None:
             self._numbers["cache_hit_rate"] = self._cache.statistics.hit_rate
@@ -518,6 +524,14 @@ class Freezing:
     def at_work(self) -> bool:
         """Whether the network is still as the schedule made it."""
         return self._freezer.holds
+
+    def rates(self) -> dict[str, list[Rate]]:
+        """At which multiplier each stage trained when, ramps in slices."""
+        changes, now = [], set[str]()
+        for change in self.history:
+            now = now.difference(change.frozen).union(change.opened)
+            changes.append((change.step, tuple(now)))
+        return self._timeline.rates(changes, self._step)
 
     def as_explicit(self) -> Explicit:
         """The run so far, as a schedule that can be printed and replayed.

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..strategies.explicit import Explicit
 from ..strategies.moments import Moment, When
@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a plan is fitted to a network; nothing here needs one
     from .plan import Plan
 
 Names = tuple[str, ...]
+
+_SLICES = 24  # of a ramp, in a picture
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,18 @@ class Openings:
         """The same after a transition to these open stages."""
         since = {name: self.since.get(name, step) for name in names}
         return Openings(since, self.latest if since.keys() <= self.since.keys() else step)
+
+
+class Rate(NamedTuple):
+    """At which learning-rate multiplier a stage trains in steps from ``first`` to ``after``.
+
+    The multiplier is without ramps; ``ramp`` is the factor of theirs, up to 1.
+    """
+
+    first: int
+    after: int
+    multiplier: float
+    ramp: float
 
 
 @dataclass(frozen=True)
@@ -186,6 +200,36 @@ class Timeline:
             {name: rate * ramps.get(name, 1.0) * all_alike for name, rate in whole.items()},
             bool(ramps) or (pace is not None and pace.moves),
         )
+
+    def rates(self, changes: Iterable[tuple[int, Names]], until: int) -> dict[str, list[Rate]]:
+        """Stage by stage, at which multiplier it trains when; ramps in slices.
+
+        Args:
+            changes: steps at which the open stages change, with the open ones from then on.
+            until: the step after the last.
+        """
+        window = self.plan.learning_rates.window(self.run)
+        found: dict[str, list[Rate]] = {}
+        openings: Openings | None = None
+        for (at, names), (end, _) in itertools.pairwise([*changes, (until, ())]):
+            start = Openings(dict.fromkeys(names, 0))
+            openings = openings.then(at, names) if openings else start
+            ramped = min(at + window, end)
+            cuts = [*range(at, ramped, max(window // _SLICES, 1)), ramped, end]
+            for first, after in itertools.pairwise(cuts):
+                values, _ = self.multipliers(first, openings)
+                ramps = self.plan.learning_rates.ramps(
+                    first, self.run, openings.since, openings.latest
+                )
+                for name in names if first < after else ():
+                    share, own = ramps.get(name, 1.0), found.setdefault(name, [])
+                    whole = float(f"{values.get(name, 1.0) / share:.9g}")
+                    if own and own[-1][1:] == (first, whole, share):
+                        first_of_it = own.pop().first
+                    else:
+                        first_of_it = first
+                    own.append(Rate(first_of_it, after, whole, share))
+        return found
 
     def as_explicit(self, until: int, names_of: Mapping[str, list[str]]) -> Explicit:
         """What is open up to a step, as a schedule to replay.

@@ -159,6 +159,10 @@ class Strategy:
         """The stages that may open at some time of the run."""
         return frozenset(stages)
 
+    def sure_until(self, run: Run, stages: Sequence[str]) -> int:
+        """The step up to which what is open before the run stays open, whatever is decided."""
+        return run.total_steps or 0
+
     def never_open(self, run: Run, stages: Sequence[str]) -> list[tuple[str, int | None]]:
         """Stages that would open only after the end of the run, and the step they need.
 

@@ -253,6 +253,9 @@ class ByGradient(Strategy):
         index = progress.run.passed(every, progress.step) + 1
         return progress.run.step_of(Moment(every.value * index, every.unit))
 
+    def sure_until(self, run: Run, stages: Sequence[str]) -> int:
+        return (self.next_step(Progress(0, run), stages) or 0) + 1
+
     def samples_gradients(self, progress: Progress, stages: Sequence[str]) -> bool:
         every = Moment.of(self.every)
         index = progress.run.passed(every, progress.step)
@@ -322,6 +325,9 @@ class Custom(Strategy):
 
     def next_step(self, progress: Progress, stages: Sequence[str]) -> int | None:
         return progress.step + 1
+
+    def sure_until(self, run: Run, stages: Sequence[str]) -> int:
+        return 0
 
     def timetable(self, run: Run, stages: Sequence[str]) -> list[Opening]:
         return [(0, frozenset(self.open_stages(Progress(0, run), stages)))]

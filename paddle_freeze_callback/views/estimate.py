@@ -153,7 +153,7 @@ def work_measured(
         for stage in stages
     }
     total = sum(medians.values())
-    if total < 0.15 * statistics.median(wholes[1:]):
+    if total < 0.03 * statistics.median(wholes[1:]):
         return None
     return {name: value / total for name, value in medians.items()}
 

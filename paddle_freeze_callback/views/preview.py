@@ -17,7 +17,7 @@ from ..session.ownership import refuse_running
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
 from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
-from ..session.timeline import Timeline
+from ..session.timeline import Rate, Timeline
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
 from ..strategies.base import Strategy
@@ -30,6 +30,9 @@ from .table import Table, as_html, as_rich, as_text, show
 
 _MOST_PHASES = 24  # in a table
 
+_Spans = tuple[tuple[int, int], ...]
+_NEVER: _Spans = ()
+
 
 @dataclass(frozen=True)
 class StagePreview:
@@ -40,18 +43,23 @@ class StagePreview:
         parameters: how many parameter tensors it has.
         numel: the number of their elements.
         share: elements / all elements of the network.
-        spans: when it is open: (first step, step after the last), in order; empty if never.
+        spans: when it is open, as far as that is known before the run: (first step, step after
+            the last), in order; empty if never.
         multiplier: its learning-rate multiplier, ramps aside.
         optimizer_bytes: bytes that the optimizer keeps for it once it has been open.
+        rates: when it trains at which learning-rate multiplier, ramps in slices.
+        decided: the times of which the run decides whether it is open, in the same form.
     """
 
     name: str
     parameters: int
     numel: int
     share: float
-    spans: tuple[tuple[int, int], ...]
+    spans: _Spans
     multiplier: float
     optimizer_bytes: int
+    rates: tuple[Rate, ...] = ()
+    decided: _Spans = ()
 
 
 @dataclass(frozen=True)
@@ -196,14 +204,24 @@ def preview(
                 paces[step].peak, shape_name(paces[step].shape),
             )
         )  # fmt: skip
+    rates = timeline.rates([(phase.step, phase.opened) for phase in phases], phases[-1].until)
+    later = plan.strategy.decides or plan.strategy.measures
+    may_open = plan.strategy.ever_open(run, plan.schedulable) if later else frozenset()
+    sure = plan.strategy.sure_until(run, plan.schedulable) if later else phases[-1].until
     shown = []
     for stage in plan.stages:
-        spans = _spans(stage.name, phases)
+        spans, decided = _spans(stage.name, phases), _NEVER
+        if stage.name in may_open:
+            spans, decided = _foreseen(spans, sure, phases[-1].until)
         state = moments * states[stage.name] if spans else 0
         shown.append(
             StagePreview(
                 stage.name, len(stage.parameters), stage.numel, stage.numel / total, spans,
                 plan.multipliers.get(stage.name, 1.0), state * estimate.STATE_BYTES,
+                tuple(
+                    Rate(rate.first, min(rate.after, sure), *rate[2:])
+                    for rate in rates.get(stage.name, ()) if rate.first < sure
+                ), decided,
             )
         )  # fmt: skip
     kept: dict[int, int] = {}
@@ -219,7 +237,7 @@ def preview(
     spent = sum((phase.until - phase.step) * phase.time_share for phase in phases)
     return Preview(
         tuple(shown), tuple(phases), length, run.steps_per_epoch, 1 - spent / length, measured,
-        kept, tuple(notes), plan.strategy.decides or plan.strategy.measures,
+        kept, tuple(notes), later,
         tuple(timeline.curve([*paces, length])) if _paced(phases) else (),
     )  # fmt: skip
 
@@ -236,7 +254,7 @@ def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
             f"{type(strategy).__name__} decides while it runs; shown is what is known before, "
             "which changes with what it sees"
         )
-    notes += [*doubts(plan, run), *plan.of_twins()]
+    notes += [*doubts(plan, run, optimizer), *plan.of_twins()]
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
     elif estimate.moments_of(optimizer) is None:
@@ -257,11 +275,23 @@ def _openings(plan: Plan, run: Run) -> list[tuple[int, int, frozenset[str]]]:
     return [(step, until, opened) for (step, opened), until in zip(known, ends)]
 
 
-def _spans(name: str, phases: Sequence[Phase]) -> tuple[tuple[int, int], ...]:
+def _spans(name: str, phases: Sequence[Phase]) -> _Spans:
     """When a stage is open; phases that follow each other are one span."""
     runs = itertools.groupby(phases, key=lambda phase: name in phase.opened)
     spans = [list(group) for opened, group in runs if opened]
     return tuple((group[0].step, group[-1].until) for group in spans)
+
+
+def _foreseen(spans: _Spans, sure: int, total: int) -> tuple[_Spans, _Spans]:
+    """Of a schedule that decides while it runs: when a stage is open for sure, and when it may be.
+
+    >>> _foreseen(((0, 40),), 11, 40), _foreseen(((30, 40),), 40, 40)
+    ((((0, 11),), ((11, 40),)), (((30, 40),), ((0, 30),)))
+    """
+    known = tuple((first, min(after, sure)) for first, after in spans if first < sure)
+    edges = [0, *(step for span in known for step in span), total]
+    gaps = zip(edges[::2], edges[1::2])
+    return known, tuple((begin, end) for begin, end in gaps if begin < end)
 
 
 # ------------------------------------------------------------ as tables
@@ -273,21 +303,26 @@ def _page(preview: Preview) -> tuple[list[Table], list[str]]:
 
 
 def _stage_table(preview: Preview) -> Table:
-    def when(spans: tuple[tuple[int, int], ...]) -> str:
-        if spans == ((0, preview.total_steps),):
+    def when(stage: StagePreview) -> str:
+        if stage.spans == ((0, preview.total_steps),):
             return "all the time"
         shown = [
             f"from {first}" if after == preview.total_steps else f"{first} to {after}"
-            for first, after in spans
+            for first, after in stage.spans
         ]
         if len(shown) > 3:
             shown = [*shown[:2], f"... ({len(shown)} times)"]
-        return ", ".join(shown) or "never"
+        text = ", ".join(shown)
+        if stage.decided:
+            if stage.decided[0][0]:
+                return f"{text}, then as decided"
+            return f"{text} at the latest" if text else "as decided"
+        return text or "never"
 
     rows = [
         (
             stage.name, f"{stage.parameters:,}", f"{stage.numel:,}", percent(stage.share),
-            when(stage.spans), f"x {stage.multiplier:.3g}", size_text(stage.optimizer_bytes),
+            when(stage), f"x {stage.multiplier:.3g}", size_text(stage.optimizer_bytes),
         )
         for stage in preview.stages
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..session.session import Freezing
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from .plot import File, Metrics
@@ -21,13 +22,22 @@ class FreezeRun(Freezing):
     It has everything of :class:`paddle_freeze_callback.session.Freezing`, and :meth:`plot`.
     """
 
-    def plot(self, file: File | None = None, metrics: Metrics | None = None) -> Figure:
+    def plot(
+        self,
+        file: File | None = None,
+        metrics: Metrics | None = None,
+        *,
+        ax: Axes | None = None,
+        figsize: tuple[float, float] | None = None,
+    ) -> Figure:
         """Draw what happened so far: stages upwards, time to the right.
 
         Args:
             file: a ``.png``, ``.svg`` or ``.pdf`` file; ``None`` to draw only.
             metrics: lines to draw beneath: by name, (optimizer steps done, value) in order; by
                 default all that evaluations gave in the run, timings aside.
+            ax: a panel of yours to draw the stages into, and nothing else.
+            figsize: width and height in inches; below 3 inches of height the stages alone.
 
         Returns:
             The ``matplotlib.figure.Figure``.
@@ -45,5 +55,5 @@ class FreezeRun(Freezing):
             metrics = {n: line for n, line in self.metrics.items() if not n.endswith(_NO_RESULTS)}
         return plot_history(
             self.stages, self.history, self.steps_done, self.steps_per_epoch,
-            metrics, file, multipliers=self.multipliers, rates=self._phase_rates(),
+            metrics, file, rates=self.rates(), curve=self._phase_rates(), ax=ax, figsize=figsize,
         )  # fmt: skip

@@ -83,11 +83,15 @@ def as_text(tables: Sequence[Table], lines: Sequence[str]) -> str:
 
 
 def as_html(tables: Sequence[Table], lines: Sequence[str]) -> str:
-    """HTML for a notebook."""
+    """HTML for a notebook, light or dark: lines and room, no colours."""
+    cell = "padding: 0.15em 0.7em; vertical-align: top"
+    looks = {"th": f"{cell}; border-bottom: 1px solid", "td": cell}
+    whole = "border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 1em"
 
     def cells(tag: str, table: Table, texts: Sequence[str]) -> str:
         return "".join(
-            f'<{tag} style="text-align: {table.side(column)}">{html.escape(text)}</{tag}>'
+            f'<{tag} style="text-align: {table.side(column)}; {looks[tag]}">'
+            f"{html.escape(text)}</{tag}>"
             for column, text in zip(table.columns, texts)
         )
 
@@ -95,7 +99,8 @@ def as_html(tables: Sequence[Table], lines: Sequence[str]) -> str:
     for table in tables:
         head = cells("th", table, table.columns)
         body = "".join(f"<tr>{cells('td', table, row)}</tr>" for row in table.rows)
-        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        parts.append(f'<table style="{whole}">{inner}</table>')
     return "".join([*parts, *(f"<p>{html.escape(line)}</p>" for line in lines)])
 
 

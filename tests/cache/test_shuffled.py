@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import paddle
 import pytest
 from cached import Losses, Three, by_hand, random_batches
-from networks import Images, conv_net, model_for
+from networks import ConvNet, Images, conv_net, model_for
 from paddle import nn
 from trainers import Tokens, tiny_bert, trainer_for
 
@@ -241,3 +243,49 @@ def test_losses_of_shuffled_samples_are_those_without_a_cache_within_rounding():
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
     assert schedule.run.cache.rows == 24
     assert schedule.run.cache.hits == 111  # batches of 5 are proven in the second epoch
+
+
+class Aside(ConvNet):
+    """An open normalization on a branch beside the frozen blocks moves its statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside = nn.BatchNorm2D(1)
+
+    def forward(self, x):
+        aside = self.aside(x).mean([1, 2, 3]).unsqueeze(1)
+        return super().forward(x) + aside
+
+
+@pytest.mark.parametrize(
+    ("network", "fresh", "size", "limit", "why"),
+    [
+        (ConvNet, 0, 4, None, ""),
+        (ConvNet, 8, 4, None, ""),
+        (ConvNet, 16, 4, None, "padding that differs from batch to batch, or random augmentation"),
+        (Aside, 14, 2, None, "the frozen part moves a buffer in each forward, so a batch with one"),
+        (ConvNet, 0, 4, 8 * 4 * 36 * 4, "it is full; raise cache_limit"),
+    ],
+)
+def test_a_cache_that_few_samples_come_from_says_so_once_and_what_to_do(
+    network, fresh, size, limit, why, capsys
+):
+    class Augmented(Images):
+        """The first samples are new ones in every epoch."""
+
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image + np.float32(random.rand() if index < fresh else 0), label
+
+    random = np.random.RandomState(3)  # of its own: the data is read in another thread
+    paddle.seed(3), np.random.seed(3)
+    schedule = FreezeSchedule(unfreeze_at={0: ["fc", *(["aside"] * (network is Aside))]},
+                              cache="memory", cache_limit=limit)  # fmt: skip
+    model_for(network()).fit(
+        Augmented(), batch_size=size, epochs=8, shuffle=True, verbose=2, callbacks=[schedule]
+    )
+    lines = capsys.readouterr().out.replace("\n    ", " ").splitlines()
+    said = [line for line in lines if "of the samples come from it" in line]
+    assert len(said) == bool(why), said
+    assert all(re.search(r"cache: \d+ % of the .* come from it: " + why, line) for line in said)
+    assert schedule.run.cache.off == ()

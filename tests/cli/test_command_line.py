@@ -25,7 +25,7 @@ from paddle_freeze_callback import (
 )
 from paddle_freeze_callback.cli.main import main
 from paddle_freeze_callback.cli.mistake import MistakeError
-from paddle_freeze_callback.cli.models import load_model
+from paddle_freeze_callback.cli.models import load_model, near_model
 from paddle_freeze_callback.cli.written import written_out
 from paddle_freeze_callback.options.flags import FLAGS
 from paddle_freeze_callback.strategies.by_name import NAMES
@@ -309,10 +309,51 @@ def test_an_unknown_name_shows_the_nearest_that_are_known(capsys, monkeypatch):
     assert re.match(
         r"MODEL 'bert-base-uncase' is no folder, none of the \d+ models that PaddleNLP has a "
         r"configuration of, and its config.json cannot be downloaded \(OSError\); "
-        r"did you mean bert-base-uncased or ",
+        r"did you mean bert-base-uncased\?",
         said,
     )
     assert "did you mean paddle.vision:resnet50?" in mistake(capsys, "plan", "resnet50")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("bert-base", "bert-base-"),
+        ("bert-bose-chinese", "\\w*bert-base-chinese"),
+        ("roberta-base", "roberta|rbt"),
+        ("ernie-3.0-mediun-zh", "ernie-3.0-"),
+        ("ernie-3.0", "ernie-3.0-"),
+        ("ernie-health", "ernie-health-chinese"),
+        ("ernie-m", "ernie-m-"),
+        ("mbart-huge", "mbart-"),
+        ("albert-base-v3", "albert-"),
+        ("gpt2", "gpt2-|gpt3-"),
+        ("gpt-2", "gpt"),
+        ("T5-bass", "t5-"),
+        ("resnet-50", "paddle.vision:resnet50"),
+        ("mobilenetv2", "paddle.vision:mobilenet_v2"),
+        ("VGG-16", "paddle.vision:vgg16"),
+        ("llama-7b", None),
+        ("zzz", None),
+    ],
+)
+def test_near_misses_are_of_the_family_that_a_name_begins_with(name, near):
+    from paddlenlp.transformers import AutoConfig
+
+    kinds = [kind for kinds in AutoConfig.MAPPING_NAMES.values() for kind in kinds]
+    families = {
+        one: kind.model_type
+        for kind in kinds
+        for one in kind.pretrained_init_configuration
+        if not one.startswith("__")
+    }
+    hint = near_model(name, families)
+    if near is None:
+        assert hint == ""
+        return
+    shown = re.split(" or |; did you mean ", hint.removesuffix("?"))[1:]
+    assert shown
+    assert [one for one in shown if not re.search(f"(^|[-/])({near})", one)] == []
 
 
 def test_a_folder_that_is_not_there_is_no_name(capsys):
@@ -428,8 +469,8 @@ def test_help_has_examples_models_and_exit_status(capsys, words):
         assert part in shown
     assert "%(" not in shown
     if words:
-        assert "(default: 3)" in shown
-        assert "(default: 100, which is a guess" in " ".join(shown.split())
+        assert re.search(r"\(default: (what plan wrote\s+the file for, else )?3\)", shown)
+        assert "100, which is a guess" in " ".join(shown.split())
         assert all(name in " ".join(shown.split()) for name in NAMES)
         for name in FLAGS:
             assert f"  --{name.replace('_', '-')}" in shown
@@ -631,6 +672,25 @@ def test_yaml_goes_to_a_new_file_beside_the_table(capsys, tmp_path, nets):
     assert main(["check", "f.yaml", f"{nets}:build"]) == 0
 
 
+def test_check_knows_for_which_length_a_file_was_written(capsys, tmp_path, nets):
+    length = ("--epochs", "5", "--steps-per-epoch", "20")
+    assert main(["plan", f"{nets}:build", *length, "--yaml", "f.yaml"]) == 0
+    capsys.readouterr()
+    words = ["check", "f.yaml", f"{nets}:build"]
+    for more in ((), length):
+        assert main([*words, *more]) == 0
+        printed = capsys.readouterr().out
+        assert "100 steps, 20 an epoch" in printed
+        assert "was written for" not in printed
+    for more, here in ((("--epochs", "4"), "4 of 20"), (("--steps-per-epoch", "9"), "5 of 9")):
+        assert main([*words, *more]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert (
+            f"- f.yaml was written for 5 epochs of 20 steps, and this run has {here}: what opens "
+            "when may not be what was meant"
+        ) in printed
+
+
 def test_an_existing_file_is_not_written_over(capsys, tmp_path, nets):
     (tmp_path / "f.yaml").write_text("every: 1")
     said = mistake(capsys, "plan", f"{nets}:build", "--yaml", "f.yaml")
@@ -703,6 +763,7 @@ def test_as_a_program_it_prints_the_table_alone(tmp_path, bert):
         load_model(bert()), epochs=3, steps_per_epoch=100
     )
     assert done.stdout.strip() == str(table).strip()
+    assert "ccache" not in done.stderr
 
 
 def test_as_a_program_it_finds_modules_of_the_folder_and_tells_mistakes(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from networks import model_for
-from trainers import LIBRARY, SIZES, Tokens, Trainer, trainer_for
+from trainers import LIBRARY, SIZES, Tokens, Trainer, logger, trainer_for
 
 from paddle_freeze_callback import (
     Explicit,
@@ -134,3 +134,19 @@ def test_automatic_stages_of_qwen2(tied):
     assert [s.name for s in parts] == ["head", *blocks, *([] if tied else ["embeddings"])]
     head = "qwen2.embed_tokens.weight" if tied else "lm_head.weight"
     assert parts[0].parameters == (head,)
+
+
+@pytest.mark.parametrize("bar", [False, True])
+def test_what_a_trainer_prints_leaves_out_what_is_for_reporters(tmp_path, monkeypatch, bar):
+    """Its displays are found by their names; they are handed the logs by keyword."""
+    lines: list[str] = []
+    monkeypatch.setattr(logger, "info", lambda line, *_: lines.append(str(line)))
+    schedule = FreezeSchedule(every=1, lr_decay=2)
+    trainer_for(
+        Small(), tmp_path, [schedule], kind=Plain, num_train_epochs=2, disable_tqdm=not bar
+    ).train()
+    logged = [line for line in lines if line.startswith("loss: ")]
+    assert len(logged) == 12
+    assert [line.count("trainable_ratio: ") for line in logged] == [1] * 12
+    assert all(f"open_stages: {1 + i // 6}/4" in line for i, line in enumerate(logged))
+    assert not [line for line in logged if "lr/" in line or "trainable_params" in line]

@@ -602,7 +602,7 @@ def test_a_reporter_beside_a_progress_bar_gets_what_the_bar_leaves_out(capsys, f
         callbacks=[reporter, schedule] if first else [schedule, reporter],
     )  # fmt: skip
     rates = [f"lr/{name}" for name in ALL]
-    shown = ["trainable_ratio", "open_stages", "trainable_params", "cache_hit_rate"]
+    shown = ["open_stages", "trainable_ratio", "trainable_params", "cache_hit_rate"]
     assert reporter.train_metrics == ["loss", *shown, *rates]
     out = capsys.readouterr().out
     assert "open_stages: 4" in out

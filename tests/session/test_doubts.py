@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import paddle
 import pytest
 from trainers import logger, tiny_bert, trainer_for
 
-from paddle_freeze_callback import Cyclic, FreezeSchedule, Gradual, RandomStages
+from paddle_freeze_callback import Cyclic, FreezeSchedule, Gradual, RandomStages, SlantedTriangular
 
 
 def doubts_of(schedule: FreezeSchedule, *, epochs: float = 3, steps: int = 10) -> list[str]:
@@ -57,3 +59,40 @@ def test_a_trainer_that_logs_nothing_in_this_run_is_told_so(tmp_path, monkeypatc
     (line,) = [line for line in lines if "logging_steps=500" in line]
     assert "longer than this run of 6 steps: the trainable ratio is never logged" in line
     assert line.endswith("set it to 1")
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (30, ""),
+        (21, ""),
+        (40, ""),  # an epoch more
+        (
+            19,
+            "this one of 30 steps: the rate is at its lowest from there on; give total_steps=30",
+        ),
+        (41, "this one of 30 steps: the rate never falls; give total_steps=30"),
+        (300, "the rate never falls; give total_steps=30"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_triangle_for_another_run_is_named(steps, said, wrap):
+    network = deep(3)
+    triangle = SlantedTriangular(0.1, total_steps=steps)
+    optimizer = paddle.optimizer.SGD(triangle, parameters=network.parameters())
+    if wrap:
+        optimizer = [optimizer]
+    schedule = FreezeSchedule(stages=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        schedule.attach(network, optimizer, epochs=3, steps_per_epoch=10).restore()
+    lines = [str(one.message) for one in caught]
+    if not wrap:
+        notes = schedule.preview(network, epochs=3, steps_per_epoch=10, optimizer=optimizer).notes
+        assert [note for note in notes if "Triangular" in note] == lines
+    if said:
+        (line,) = lines
+        assert line.startswith(f"SlantedTriangular(total_steps={steps}) is for ")
+        assert said in line
+    else:
+        assert lines == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 
@@ -27,8 +28,10 @@ from paddle_freeze_callback import (
     RandomStages,
 )
 from paddle_freeze_callback.session.plan import plan
+from paddle_freeze_callback.session.transition import Transition
 from paddle_freeze_callback.stages.partition import Survey
 from paddle_freeze_callback.strategies import LearningRates
+from paddle_freeze_callback.words import in_lines
 
 
 def sgd(network):
@@ -217,7 +220,7 @@ def test_training_that_stops_early_says_what_was_still_to_come(tmp_path, monkeyp
     monkeypatch.setattr(logger, "info", lines.append)
     trainer_for(tiny_bert(), tmp_path, [schedule, StopsTrainer()]).train()
     layers = ", ".join(f"encoder.layers.{i}" for i in (2, 1, 0))
-    assert f"FreezeSchedule: {end.format(f'{layers}, embeddings', 'encoder.layers.2')}" in lines
+    assert in_lines(end.format(f"{layers}, embeddings", "encoder.layers.2"))[0] in lines
 
 
 # ---------------------------------------------------------------- near misses
@@ -321,3 +324,104 @@ def test_statistics_whose_flags_somebody_set_are_no_new_weights():
         with pytest.warns(UserWarning, match="somebody else set stop_gradient"):
             freezing.evaluated({"loss": np.float32(1)})
     assert not [line for line in lines if "new in" in line]
+
+
+# ---------------------------------------------------------------- lines
+
+
+class Deep(nn.Layer):
+    """Twelve stages with names as long as those of language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        paddle.seed(5)
+        self.decoder = nn.Layer()
+        self.decoder.embed_tokens = nn.Linear(4, 64)
+        self.decoder.layers = nn.LayerList([nn.Linear(64, 64) for _ in range(10)])
+        self.sequence_classifier = nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.decoder.embed_tokens(x)
+        for layer in self.decoder.layers:
+            x = x + layer(x)
+        return self.sequence_classifier(x)
+
+
+DEEP = [f"decoder.layers.{i}" for i in reversed(range(10))]
+DEEP = ["sequence_classifier", *DEEP, "decoder.embed_tokens"]
+RATED = {"lr_decay": 1.5, "warmup": "3 steps", "verify": True}
+
+
+def said_of_deep(schedule, network=None, steps=26, **attach):
+    """What a run of the deep network says, as lines of a log; layers come during it."""
+    network, lines = network or Deep(), []
+    optimizer = sgd(network)
+    with schedule.attach(
+        network, optimizer, total_steps=26, say=lines.append, **attach
+    ) as freezing:
+        for done in range(1, steps + 1):
+            network(paddle.rand([4, 4])).square().mean().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            freezing.step()
+            network.late = nn.Linear(4, 4)
+            freezing.evaluated({"acc": 1 / done, "loss": 1.0})
+    return [line for text in lines for line in in_lines(text)]
+
+
+@pytest.mark.parametrize("strategy", ALL[:-1], ids=lambda one: getattr(one, "__name__", str(one)))
+@pytest.mark.filterwarnings("ignore")
+def test_at_twelve_stages_no_line_has_more_than_120_characters(strategy):
+    if isinstance(strategy, Explicit):
+        strategy = Explicit({0: DEEP[0], "2 steps": {"unfreeze": DEEP[1:9], "freeze": DEEP[0]}})
+    if isinstance(strategy, RandomStages) and strategy.always:
+        strategy = RandomStages(k=1, every="20 steps", always=[DEEP[0]])
+    stages = "auto" if isinstance(strategy, Explicit) else [*DEEP[:-1], "*"]
+    lines = said_of_deep(FreezeSchedule(stages=stages, strategy=strategy, **RATED))
+    assert len(lines) > 1
+    assert [line for line in lines if len(line) > 120] == []
+    assert not [line for line in lines if "*" in line and "[" not in line]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nor_has_any_other_line_that_a_run_may_say(tmp_path):
+    class Leaves(Deep):
+        def forward(self, x):
+            self.sequence_classifier.weight.stop_gradient = True
+            self.decoder.layers[9].weight.stop_gradient = True
+            x = self.decoder.layers[8](self.decoder.layers[9](self.decoder.embed_tokens(x)))
+            return self.sequence_classifier(x)
+
+    network = Deep()
+    for layer in network.decoder.layers[2:8]:
+        for tensor in layer.parameters():
+            tensor.stop_gradient = True
+    schedule = FreezeSchedule(every="1 step")
+    lines = said_of_deep(schedule, network, steps=5)
+    run = FreezeSchedule(every="1 step", on_conflict="enforce", cache="memory")
+    lines += said_of_deep(run, Leaves())
+    saving = FreezeSchedule(strategy=HeadOnly())
+    network = Deep()
+    with saving.attach(network, sgd(network), total_steps=26, step=9) as freezing:
+        freezing.save(tmp_path / "state")
+    again = FreezeSchedule(every="1 step", resume_from=tmp_path / "state")
+    network = Deep()
+    whole: list[str] = []
+    again.attach(network, sgd(network), total_steps=26, say=whole.append).restore()
+    lines += [line for text in whole for line in in_lines(text)]
+    text = " ".join(line.strip() for line in lines)
+    for words in ("new in the network", "order: ", "reaches", "although the schedule has",
+                  "another schedule"):  # fmt: skip
+        assert words in text
+    assert max(map(len, lines)) <= 120
+
+
+def test_one_transition_fits_whatever_its_names_and_numbers_are():
+    rates = {name: 1.23456e-5 / 1.5**i for i, name in enumerate(DEEP)}
+    long = [f"backbone.{'very_' * 8}long_block.{i}" for i in range(99)]
+    for opened, frozen in itertools.product([DEEP[:1], DEEP[:3], DEEP, long[:1], long], repeat=2):
+        for total in (100, 109_483_778, 67_384_156_160):
+            for more in ({}, rates):
+                change = Transition(12345, 12, tuple(opened), tuple(frozen), 7, total, more)
+                assert len(str(change)) <= 104, str(change)
+    assert str(Transition(9, 1, ("*",), (), 7, 9)).startswith("step 9, epoch 1: opens the rest; 7")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 import re
 
 import paddle
 import pytest
-from networks import Images, conv_net, fit
+from networks import Images, conv_net, fit, model_for
 from paddle.callbacks import ProgBarLogger, VisualDL
 from paddlenlp.trainer import TrainerCallback
 from paddlenlp.trainer import trainer_callback as trainer_callbacks
-from trainers import tiny_bert, trainer_for
+from trainers import logger, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly
-from paddle_freeze_callback.session.transition import Transition, brief
+from paddle_freeze_callback.hosts import announce
+from paddle_freeze_callback.session.transition import Open
 
 ALL = ("head", "encoder.layers.2", "encoder.layers.1", "encoder.layers.0", "embeddings")
 BLOCKS = ("head", "block3", "block2", "block1")
@@ -54,32 +58,23 @@ def scalars(folder, tag: str) -> dict[int, float]:
     return {point.id: point.value for point in points}
 
 
-def test_the_phase_in_a_few_words_keeps_small_shares_readable():
-    assert brief(Transition(0, 0, ("head",), (), 770, 22_713_986), 1, 8) == (
-        "open 1/8 stages, 0.00339% train"
-    )
-    assert brief(Transition(9, 1, ("a",), (), 10, 10), 3, 3) == "open 3/3 stages, 100% train"
-
-
 def test_the_trainers_bar_shows_each_phase_from_its_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(Bar, "made", [], raising=False)
     monkeypatch.setattr(trainer_callbacks, "tqdm", Bar)
     schedule = FreezeSchedule()
     train(tmp_path, schedule, disable_tqdm=False)
     (bar,) = Bar.made
-    assert bar.words == [
-        (6 * i, f"open {1 + i}/5 stages, {100 * change.ratio:.3g}% train")
-        for i, change in enumerate(schedule.history)
-    ]
-    assert len(bar.words) == len(ALL)
-    assert bar.words[-1] == (24, "open 5/5 stages, 100% train")
+    assert bar.words == [(6 * i, f"open {1 + i}/5") for i in range(len(ALL))]
     assert bar.closed
 
 
 def test_the_real_bar_shows_the_phase(tmp_path, capsys):
     train(tmp_path, FreezeSchedule(), disable_tqdm=False)
-    shown = re.findall(r"open (\d)/5 stages, [\d.]+% train\]", capsys.readouterr().err)
-    assert list(dict.fromkeys(shown)) == ["1", "2", "3", "4", "5"]
+    drawn = capsys.readouterr().err.replace("\r", "\n")
+    shown = re.findall(r"TrainProcess.*open \d/5\]", drawn)
+    opened = [line[-4] for line in shown]
+    assert list(dict.fromkeys(opened)) == ["1", "2", "3", "4", "5"]
+    assert max(map(len, shown)) < 80
 
 
 def test_two_runs_show_the_phase_in_two_bars(tmp_path, monkeypatch):
@@ -128,6 +123,31 @@ def test_every_reporter_of_a_trainer_gets_the_numbers_even_if_it_comes_first(tmp
     assert seen[-1][1]["trainable_ratio"] == 1.0
 
 
+@pytest.mark.parametrize("bar", [False, True])
+def test_a_trainers_console_has_what_fits_and_reporters_the_rest(tmp_path, monkeypatch, bar):
+    lines: list[str] = []
+    monkeypatch.setattr(logger, "info", lines.append)
+    options = {"lr_scheduler_type": "constant", "disable_tqdm": not bar}
+    schedule = FreezeSchedule(lr_decay=2)
+    trainer = train(tmp_path, schedule, **options)
+    shown = [line for line in lines if str(line).startswith("loss: ")]
+    ends = [f"trainable_ratio: {float(f'{change.ratio:.3g}')}" for change in schedule.history]
+    assert [line.partition("progress_or_epoch")[2].partition(", ")[2] for line in shown] == [
+        f"{ends[step // 6]}, open_stages: {1 + step // 6}/5" for step in range(30)
+    ]
+    assert max(len(line) for line in lines if str(line).startswith("FreezeSchedule")) <= 120
+    logged = [one for one in trainer.state.log_history if "loss" in one][-1]
+    assert logged["lr/embeddings"] == pytest.approx(1e-3 / 16)
+    assert json.loads(json.dumps(logged))["open_stages"] == 5
+    others = [one for one in trainer.callback_handler.callbacks if one is not schedule]
+    assert not [one for one in others if "on_log" in vars(one)]
+
+
+def test_a_count_of_open_stages_survives_a_copy():
+    for copied in (copy.deepcopy(Open(3, of=8)), pickle.loads(pickle.dumps(Open(3, of=8)))):
+        assert (copied, str(copied), f"{copied}") == (3, "3/8", "3/8")
+
+
 def test_a_trainers_visualdl_has_the_numbers_and_a_curve_for_each_stages_rate(tmp_path):
     folder = tmp_path / "runs"
     options = {"report_to": ["visualdl"], "logging_dir": str(folder)}
@@ -148,23 +168,66 @@ def lines_of(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if line.startswith("step ")]
 
 
-def test_fits_line_shows_ratio_and_open_stages_of_the_step_it_tells_of(capsys):
+@pytest.mark.parametrize(
+    ("columns", "verbose", "metrics", "shown"),
+    [
+        (80, 2, ["loss"], ["open_stages"]),
+        (80, 2, ["loss", "acc"], ["open_stages"]),
+        (80, 2, ["loss", "acc_top1", "acc_top5"], []),
+        (80, 1, ["loss"], []),
+        (110, 2, ["loss", "acc"], ["open_stages", "trainable_ratio"]),
+        (120, 1, ["loss"], ["open_stages"]),
+        (150, 1, ["loss", "acc"], ["open_stages", "trainable_ratio"]),
+        (80, 2, None, ["open_stages", "trainable_ratio"]),
+    ],
+)
+def test_fits_line_gets_as_much_as_the_terminal_is_wide(
+    monkeypatch, columns, verbose, metrics, shown
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    params = {"metrics": metrics, "steps": 1000, "verbose": verbose}
+    announce(params)
+    assert params["metrics"] == [*(metrics or ()), *shown]
+
+
+def test_a_line_of_fit_with_a_metric_fits_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    model = model_for(conv_net(), metrics=paddle.metric.Accuracy())
+    schedule = FreezeSchedule(lr_decay=2)
+    model.fit(Images(), batch_size=1, epochs=2, verbose=2, log_freq=1, callbacks=[schedule])
+    lines = lines_of(capsys.readouterr().out)
+    assert all(re.search(r" - open_stages: \d/4 - ", line) for line in lines)
+    assert len(lines) == 48
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_transition_within_an_epoch_begins_a_line_of_its_own_below_the_bar(capsys):
+    fit(conv_net(), FreezeSchedule(every="4 steps"), verbose=1, log_freq=1)
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if "FreezeSchedule: " in line]
+    assert len(said) == 4
+    assert all(line.startswith("FreezeSchedule: ") for line in said)
+
+
+def test_fits_line_shows_ratio_and_open_stages_of_the_step_it_tells_of(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     fit(conv_net(), FreezeSchedule(lr_decay=2), verbose=2, log_freq=1)
     lines = lines_of(capsys.readouterr().out)
     assert len(lines) == 24
     ratios = [10 / 370, 166 / 370, 322 / 370, 1.0]
     for i, line in enumerate(lines):
-        expected = rf"step {1 + i % 6}/6 - loss: \d\.\d{{4}} - trainable_ratio: (\S+) - "
-        found = re.fullmatch(expected + r"open_stages: (\d) - \S+/step", line)
+        expected = rf"step {1 + i % 6}/6 - loss: \d\.\d{{4}} - open_stages: (\d)/4 - "
+        found = re.fullmatch(expected + r"trainable_ratio: (\S+) - \S+/step", line)
         assert found, line
-        assert found.groups() == (f"{ratios[i // 6]:.4f}", str(1 + i // 6))
+        assert found.groups() == (str(1 + i // 6), f"{ratios[i // 6]:.4f}")
 
 
 @pytest.mark.parametrize("log_freq", [1, 4, 10])
-def test_fits_bar_shows_them_however_seldom_it_prints(capsys, log_freq):
+def test_fits_bar_shows_them_however_seldom_it_prints(capsys, monkeypatch, log_freq):
+    monkeypatch.setenv("COLUMNS", "160")
     fit(conv_net(), FreezeSchedule(), verbose=1, log_freq=log_freq)
     out = capsys.readouterr().out
-    shown = re.findall(r"trainable_ratio: \S+ - open_stages: (\d)", out)
+    shown = re.findall(r"open_stages: (\d)/4 - trainable_ratio: ", out)
     assert list(dict.fromkeys(shown)) == ["1", "2", "3", "4"]
 
 

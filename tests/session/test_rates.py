@@ -193,7 +193,7 @@ def test_schedulers_keep_working_on_top_and_rates_are_in_history_and_logs():
     ]
     assert seen[0] == pytest.approx({"lr/head": 0.1})
     assert list(seen[-1]) == ["lr/head", "lr/block3", "lr/block2"]
-    assert "learning rates head 0.05, block3 0.025" in str(schedule.history[1])
+    assert "; lr head 0.05, block3 0.025" in str(schedule.history[1])
 
 
 def test_rates_of_stages_that_froze_leave_the_logs_of_fit():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,19 @@ import pytest
 from matplotlib.colors import to_rgb
 from networks import TwoLayers, conv_net
 
-from paddle_freeze_callback import Explicit, Gradual, Stage, Transition, partition
+from paddle_freeze_callback import (
+    ByGradient,
+    Explicit,
+    FreezeSchedule,
+    Gradual,
+    OnPlateau,
+    Stage,
+    Transition,
+    partition,
+)
+from paddle_freeze_callback.session.timeline import Rate
+from paddle_freeze_callback.strategies.base import Strategy
+from paddle_freeze_callback.strategies.deciding import Custom
 from paddle_freeze_callback.strategies.rates import LearningRates
 from paddle_freeze_callback.strategies.run import Run
 from paddle_freeze_callback.views import plot
@@ -22,7 +34,28 @@ from paddle_freeze_callback.views.preview import Phase, Preview, StagePreview, p
 
 NAMES = ("head", "top", "bottom")
 STAGES = tuple(Stage(name, (f"{name}.weight",), 10) for name in NAMES)
-plot_history = functools.partial(plot.plot_history, multipliers={})
+
+
+def plot_history(stages, history, total, *more, multipliers=None, **options):
+    """A history, with the times of its stages counted step by step."""
+    rates = {}
+    for stage in stages:
+        spans, is_open = [], False
+        for step in range(total):
+            for change in history:
+                if change.step == step:
+                    is_open = stage.name in change.opened or (
+                        is_open and stage.name not in change.frozen
+                    )
+            if is_open and spans and spans[-1][1] == step:
+                spans[-1][1] = step + 1
+            elif is_open:
+                spans.append([step, step + 1])
+        multiplier = (multipliers or {}).get(stage.name, 1.0)
+        rates[stage.name] = [Rate(*span, multiplier, 1.0) for span in spans]
+    return plot.plot_history(stages, history, total, *more, rates=rates, **options)
+
+
 HISTORY = [
     Transition(0, 0, ("head",), ("top", "bottom"), 10, 40),
     Transition(100, 1, ("top",), (), 20, 40),
@@ -316,7 +349,7 @@ def test_what_a_real_run_did_is_drawn():
             optimizer.step()
             optimizer.clear_grad()
             run.step()
-    figure = plot_history(run.stages, run.history, 4)
+    figure = run.plot()
     names = [stage.name for stage in run.stages]
     assert bars(figure)[0] == {names[0]: [(0, 4)], names[1]: [(2, 4)]}
     (line,) = panel(figure, "trainable parameters").lines
@@ -458,7 +491,7 @@ from paddle_freeze_callback import Stage, Transition
 print("matplotlib" in sys.modules)
 history = [Transition(0, 0, ("head",), (), 1, 1)]
 paddle_freeze_callback.views.plot.plot_history(
-    [Stage("head", ("a",), 1)], history, 9, file={str(tmp_path / "a.png")!r}, multipliers={{}}
+    [Stage("head", ("a",), 1)], history, 9, file={str(tmp_path / "a.png")!r}, rates={{}}
 )
 print("matplotlib" in sys.modules, "matplotlib.pyplot" in sys.modules)
 import matplotlib.pyplot
@@ -466,3 +499,149 @@ print(matplotlib.pyplot.get_fignums())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-3:] == ["False", "True False", "[]"], done.stderr
+
+
+# ---------------------------------------------------------------- ramps, decisions, small, dark
+
+
+PLAN = {"epochs": 4, "steps_per_epoch": 10}
+
+
+def painted(figure, name):
+    """The bars of a stage, each with its first step and how far its colour is from the frozen."""
+    (bar,) = [c for c in figure.axes[0].collections if c.get_gid() == name]
+    frozen = to_rgb(figure.axes[0].patches[0].get_facecolor())
+    return [
+        (round(path.get_extents().x0), sum(abs(a - b) for a, b in zip(face, frozen)))
+        for path, face in zip(bar.get_paths(), bar.get_facecolor())
+    ]
+
+
+@pytest.mark.parametrize("option", ["warmup", "hold"])
+def test_ramps_are_pale_at_first(option):
+    schedule = FreezeSchedule(every=1, **{option: "8 steps"})
+    figure = schedule.plot(None, conv_net(), **PLAN)
+    ramping = painted(figure, "block3" if option == "warmup" else "head")
+    rising = [strength for step, strength in ramping if 10 <= step < 18]
+    assert rising == sorted(rising)
+    assert rising[0] < 0.5 * rising[-1]
+
+
+def test_the_ramps_of_a_run_are_those_of_its_plan():
+    schedule = FreezeSchedule(every="10 steps", warmup="4 steps", lr_decay=2)
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with schedule.attach(network, optimizer, total_steps=40, say=[].append) as run:
+        for _ in range(40):
+            network(paddle.rand([2, 1, 6, 6])).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            run.step()
+    ran = run.plot()
+    plan = schedule.plot(None, conv_net(), total_steps=40)
+    for name in ("head", "block3", "block2", "block1"):
+        assert painted(ran, name) == painted(plan, name)
+
+
+def test_a_ramp_of_many_steps_is_drawn_in_few_slices():
+    schedule = FreezeSchedule(every=1, warmup="5000 steps")
+    figure = schedule.plot(None, conv_net(), epochs=4, steps_per_epoch=10_000)
+    assert len(painted(figure, "block3")) < 40
+
+
+def everything(progress):
+    return progress.stages
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "known", "decided", "words"),
+    [
+        (OnPlateau("acc"), "head", [(0, 40)], None, "all the time"),
+        (OnPlateau("acc"), "block3", None, [(0, 40)], "as decided"),
+        (OnPlateau("acc", max_wait=1), "block3", [(10, 40)], [(0, 10)], "from 10 at the latest"),
+        (ByGradient(every=1), "block3", [(0, 11)], [(11, 40)], "0 to 11, then as decided"),
+        (Custom(everything), "block3", None, [(0, 40)], "as decided"),
+        (Gradual(every=1), "block3", [(10, 40)], None, "from 10"),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, Strategy) else None,
+)
+def test_what_a_run_decides_is_drawn_as_such(strategy, name, known, decided, words):
+    schedule = FreezeSchedule(strategy=strategy)
+    figure = schedule.plot(None, conv_net(), **PLAN)
+    found, _ = bars(figure)
+    assert found.get(name) == known
+    assert found.get(f"{name}?") == decided
+    (legend,) = figure.legends
+    later = "open when the run decides so" in [text.get_text() for text in legend.get_texts()]
+    assert later is not isinstance(strategy, Gradual)
+    assert (panels(figure) == []) is later
+    table = str(schedule.preview(conv_net(), **PLAN))
+    assert re.search(rf"^ {name} .* {words} +x 1", table, re.MULTILINE)
+
+
+def panels(figure):
+    return [axis for axis in figure.axes if axis.get_title(loc="left") == "trainable parameters"]
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_everything_stands_out_from_its_background(style):
+    from matplotlib import style as styles
+
+    with styles.context(style):
+        figure = FreezeSchedule(lr_decay=2.6, every=1).plot(None, conv_net(), **PLAN)
+        behind = luminance(to_rgb(figure.get_facecolor()))
+        drawn = [luminance(colour(figure, name)) for name in ("head", "block3", "block1")]
+        hatch = luminance(to_rgb(figure.axes[0].patches[0].get_edgecolor()))
+        (line, *_) = panel(figure, "trainable parameters").lines
+        assert abs(luminance(to_rgb(line.get_color())) - behind) > 0.5
+        assert all(abs(one - behind) > 0.2 for one in drawn)
+        assert abs(hatch - behind) > 0.15
+        # the higher the rate, the farther from the background
+        distances = [abs(one - behind) for one in drawn]
+        assert distances == sorted(distances, reverse=True)
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_behind_a_transparent_figure_the_colour_of_text_tells(style):
+    from matplotlib import rc_context
+    from matplotlib import style as styles
+
+    clear = {"figure.facecolor": "none", "axes.facecolor": "none"}
+    with styles.context(style), rc_context(clear):
+        figure = FreezeSchedule().plot(None, conv_net(), **PLAN)
+    assert bool(luminance(colour(figure, "head")) > 0.5) is (style == "dark_background")
+
+
+def test_a_picture_of_three_by_two_inches_has_the_stages_alone_and_nothing_is_cut(tmp_path):
+    names = {f"ernie.encoder.layers.{i}.self_attention": [(i, 300)] for i in range(12)}
+    figure = plot_preview(planned(names, steps_per_epoch=50), tmp_path / "s.png", figsize=(3, 2))
+    assert tuple(figure.get_size_inches()) == (3, 2)
+    assert panels(figure) == []
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    whole = figure.bbox
+    for text in figure.findobj(lambda one: hasattr(one, "get_fontsize") and one.get_text()):
+        box = text.get_window_extent(renderer)
+        if text.get_visible() and box.width:
+            assert box.x0 >= whole.x0 - 1, text
+            assert box.x1 <= whole.x1 + 1, text
+    width = figure.axes[0].get_position().width
+    assert width > 0.5
+    shown = labels(figure)
+    assert len(set(shown)) == len(shown)
+
+
+def test_a_panel_of_the_user_gets_the_stages_and_keeps_all_else():
+    from matplotlib.figure import Figure
+
+    whole = Figure(figsize=(8, 3))
+    left, right = whole.subplots(1, 2)
+    left.set_title("mine")
+    found = FreezeSchedule().plot(None, conv_net(), ax=left, **PLAN)
+    assert found is whole
+    assert whole.axes == [left, right]
+    assert left.get_title() == "mine"
+    assert whole.get_suptitle() == ""
+    assert whole.legends == []
+    assert bars(whole)[0]["block3"] == [(10, 40)]
+    assert list(right.collections) == []
