@@ -10,42 +10,38 @@ process of their own), and medians are compared. ``make bench`` sets up their en
 
 from __future__ import annotations
 
-import os
+import sys
+from pathlib import Path
 
-# Where nothing else is set: Paddle takes one thread, and its MKL its slow path on AMD processors.
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-os.environ.setdefault("FLAGS_use_onednn", "1")
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+
+import fast_on_a_cpu  # noqa: F401  isort: skip
 
 import argparse
 import gc
 import json
 import logging
+import os
 import platform
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
-from paddle import nn  # noqa: E402
+import numpy as np
+import paddle
+from finetune_sentiment import CACHE, fetch_model, fetch_sentences
+from paddle import nn
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-from finetune_sentiment import CACHE, fetch_model, fetch_sentences  # noqa: E402
-
-from paddle_freeze_callback import FreezeSchedule, HeadThenAll  # noqa: E402
-from paddle_freeze_callback.cache.keys import form_of, keys_of  # noqa: E402
-from paddle_freeze_callback.cache.stores import DiskStore, MemoryStore  # noqa: E402
+from paddle_freeze_callback import FreezeSchedule, HeadThenAll
+from paddle_freeze_callback.cache.keys import form_of, keys_of
+from paddle_freeze_callback.cache.stores import DiskStore, MemoryStore
 
 ANSWERS = HERE.parent / ".cache" / "bench"
 REPORT = HERE / "RESULTS.md"

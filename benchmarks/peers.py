@@ -20,11 +20,11 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 
-import lightning.pytorch as pl  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from lightning.pytorch.callbacks import BackboneFinetuning  # noqa: E402
-from transformers import BertConfig, BertModel  # noqa: E402
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
+from transformers import BertConfig, BertModel
 
 BATCH = 16
 
