@@ -235,9 +235,10 @@ class FeatureCache:
             # One check a step; all at once where a proof is all that is missing, and for further
             # kinds of input.
             due = CHECKS if None not in rows or CHECKS in phase.proofs.values() else passed + 1
-            with trial:
-                for number in range(passed + 1, due):
-                    trial.check(number, phase.opened, found)
+            if due > passed + 1:
+                with trial:
+                    for number in range(passed + 1, due):
+                        trial.check(number, phase.opened, found)
             phase.proofs[batch.kind] = due
             phase.moving = phase.moving or trial.moving
             phase.batches += 1
