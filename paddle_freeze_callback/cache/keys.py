@@ -115,7 +115,8 @@ def keys_given(
         return [xxhash.xxh3_128_digest(one.encode(), seed) for one in found.tolist()]
     both = np.empty([size, 2], "<u8")
     both[:, 0], both[:, 1] = found.astype("<i8").view("<u8"), seed
-    return [row.tobytes() for row in both]
+    keys = both.tobytes()
+    return [keys[at : at + 16] for at in range(0, 16 * size, 16)]
 
 
 def _said(key: str | Callable[..., Any]) -> str:
@@ -124,6 +125,8 @@ def _said(key: str | Callable[..., Any]) -> str:
 
 def _input(name: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """An input of the network by its name, also one inside a dictionary of inputs."""
+    if kwargs.get(name) is not None:
+        return kwargs[name]
     inputs = inspect.signature(original).bind(*args, **kwargs).arguments
     for value in list(inputs.values()):
         if isinstance(value, Mapping):
