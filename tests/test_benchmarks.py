@@ -43,7 +43,7 @@ FOUND = {
     "lookup": {"key, 64 tokens": 0.9, "key, image 3 x 224 x 224": 16.0},
     "scale": {"memory 1000": [1.0, 2.0, 3.0], "disk 1000": [4.0, 5.0, 6.0]},
     "kernels": {"forward": 2.0, "step": 1.5, "forward ms": 50.0, "step ms": 150.0,
-                "loops": {"fit": {"ours": 1.01, "plain": 1.0}, "trainer": {"ours": 1.1, "plain": 1.1}},
+                "loops": {name: {"ours": 1.01, "plain": 1.0} for name in ("fit", "trainer")},
                 "versions": {"torch": "2.13.0"}},
     "long_lp_ft": whole(20, 1), "short_lp_ft": whole(5, 2), "gradual": whole(1, 2),
 }  # fmt: skip
