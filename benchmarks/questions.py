@@ -760,7 +760,7 @@ def whole(phases: list[list], strategy: dict, rounds: int) -> dict:
 def long_lp_ft() -> dict:
     """LP-FT: 20 frozen epochs and an open one."""
     first = pick(20, 3)
-    return whole([[first, 0], [1, "all"]], {"strategy": HeadThenAll(first)}, 3)
+    return whole([[first, 0], [1, "all"]], {"strategy": HeadThenAll(first)}, 2)
 
 
 def short_lp_ft() -> dict:
