@@ -156,7 +156,8 @@ class Trial:
             if call in self.trace.drawn:
                 raise CannotCacheError(
                     f"random numbers are drawn before the end of {self._watch.name(call)}, in "
-                    "forward code and not in a frozen layer, or meanwhile by a thread that loads data"
+                    "forward code and not in a frozen layer, or meanwhile by a thread that loads "
+                    "data"
                 )
             # A skipped layer would not set what it keeps for others to read.
             inside = {id(one) for one in [layer, *layer.sublayers()]}
