@@ -480,6 +480,31 @@ def frozen_step() -> dict:
     }  # fmt: skip
 
 
+def some_rows() -> dict:
+    """Steps with BERT base's word table, of 30,530 rows, under one block: all of it, and 8 rows."""
+    from paddlenlp.transformers import BertConfig, BertForSequenceClassification
+
+    network = BertForSequenceClassification(BertConfig(vocab_size=30530, num_hidden_layers=1))
+    optimizer = paddle.optimizer.AdamW(1e-4, parameters=network.parameters())
+    inputs, labels = (paddle.to_tensor(one) for one in token_rows(BATCH, 64))
+    table = "bert.embeddings.word_embeddings"
+
+    def steps(opened: list[str], **options: object) -> Callable[[], float]:
+        def work() -> float:
+            schedule = FreezeSchedule(unfreeze_at={0: opened}, **options)
+            with schedule.attach(network, optimizer, total_steps=9):
+                network.train()
+                one_step(network, optimizer, inputs, labels)
+                return timed(lambda: one_step(network, optimizer, inputs, labels), 2)()
+
+        return work
+
+    whole, some = median_of(
+        7, steps(["classifier", table]), steps(["classifier"], rows={table: "30522:"})
+    )
+    return {"whole": 1e3 * whole, "rows": 1e3 * some}
+
+
 # ---------------------------------------------------------------- memory
 
 
@@ -810,7 +835,7 @@ def kernels() -> dict:
 QUESTIONS: dict[str, Callable[[], dict]] = {
     question.__name__: question
     for question in (
-        step, transition, frozen_step, memory, encoder_epochs, half_encoder_epochs, resnet_epochs,
+        step, transition, frozen_step, some_rows, memory, encoder_epochs, half_encoder_epochs, resnet_epochs,
         part_resnet_epochs, lookup, scale, kernels, long_lp_ft, short_lp_ft, gradual,
     )
 }  # fmt: skip

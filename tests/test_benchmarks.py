@@ -36,6 +36,7 @@ FOUND = {
              "trainer": {"ours": 1.02, "ms": 71.0, "events": EVENTS}},
     "transition": {"ours": 12.0, "start": 20.0, "lightning": 4.0, "finetuning-scheduler": 5.0},
     "frozen_step": {"head": 0.36, "half": 0.69, "limit": 0.35, "half limit": 0.68},
+    "some_rows": {"whole": 90.0, "rows": 50.0},
     "memory": {"everything": PARTS, "LISA, k=2": {**PARTS, "total": 2**19}},
     **dict.fromkeys(
         ["encoder_epochs", "half_encoder_epochs", "resnet_epochs", "part_resnet_epochs"], EPOCHS
