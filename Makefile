@@ -61,6 +61,7 @@ zoo-docs: $(READY) .venv-nlp3/.ready .venv-formers/.ready
 	touch $@
 
 # What it costs and saves, with Lightning and finetuning-scheduler beside it; about 20 minutes.
+# One question alone: .venv/bin/python benchmarks/bench.py QUESTION.
 bench: $(READY) .venv-peers/.ready
 	$(BIN)/python benchmarks/bench.py
 

@@ -19,9 +19,14 @@ interrupted benchmark goes on where it stopped.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "examples"))
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ.setdefault("FLAGS_use_onednn", "1")
+
+import fast_on_a_cpu  # noqa: F401  isort: skip
 
 import argparse
 import gzip
@@ -32,25 +37,19 @@ import multiprocessing
 import platform
 import random
 import statistics
-import sys
 import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 warnings.filterwarnings("ignore", message="No ccache found")
 
-import numpy as np  # noqa: E402
-import paddle  # noqa: E402
-from paddle import nn  # noqa: E402
+import numpy as np
+import paddle
+from finetune_sentiment import CACHE, checked, download, fetch_model, fetch_sentences
+from paddle import nn
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "examples"))
-
-from finetune_sentiment import CACHE, checked, download, fetch_model, fetch_sentences  # noqa: E402
-
-from paddle_freeze_callback import (  # noqa: E402
+from paddle_freeze_callback import (
     ChainThaw,
     FreezeSchedule,
     HeadOnly,

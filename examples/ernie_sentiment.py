@@ -9,6 +9,8 @@ A few sentences are enough to see the schedule at work; bring your own data for 
 
 from __future__ import annotations
 
+import fast_on_a_cpu  # noqa: F401  isort: skip
+
 import argparse
 import tempfile
 import warnings

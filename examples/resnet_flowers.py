@@ -9,11 +9,7 @@ statistics included; then ``layer3``, and at last all of it.
 
 from __future__ import annotations
 
-import os
-
-# Paddle uses one thread unless told otherwise before it is imported.
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else Paddle's MKL is slow on AMD processors
+import fast_on_a_cpu  # noqa: F401  isort: skip
 
 import argparse
 import warnings

@@ -718,7 +718,9 @@ def _cache_options(options: Options) -> CacheOptions | None:
     if options.cache is None:
         return None
     every = 200 if options.cache_check_every is None else options.cache_check_every
-    return CacheOptions(options.cache, options.cache_limit, options.cache_dtype, every)
+    return CacheOptions(
+        options.cache, options.cache_limit, options.cache_dtype, every, options.cache_key
+    )
 
 
 FreezeSchedule.__doc__ = documented(FreezeSchedule.__doc__, described(Options))

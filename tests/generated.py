@@ -274,8 +274,9 @@ def check_rival(body: nn.Layer, strategy, user_froze: tuple, rival: tuple) -> No
         changed = [n for n, tensor in every.items() if tensor.stop_gradient != before[n]]
         error = ""
         try:
-            run.verify()
-            run.verify()
+            run.verify()  # asks for a look at the optimizer's next step
+            optimizer.step()
+            optimizer.step()
         except RuntimeError as raised:
             error = str(raised)
         told = [str(one.message) for one in record] + lines + [error]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,14 @@ import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch):
+    """As for a script there, and no setting of theirs stays."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    for name in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_onednn"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
 
 
 def example(name: str):
@@ -27,6 +37,37 @@ def test_every_example_has_a_test():
     assert not [
         path.stem for path in EXAMPLES.glob("*.py") if f'example("{path.stem}")' not in here
     ]
+
+
+def test_settings_for_a_cpu_are_set_where_they_are_unset():
+    settings = list(example("fast_on_a_cpu").SETTINGS)
+    show = "import os, fast_on_a_cpu; print([os.environ[name] for name in fast_on_a_cpu.SETTINGS])"
+    given = {name: value for name, value in os.environ.items() if name not in settings}
+    for own, expected in (
+        ({}, [str(os.cpu_count()), "5", "1"]),
+        (dict.fromkeys(settings, "0"), ["0", "0", "0"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", show], env={**given, **own}, cwd=EXAMPLES,
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == str(expected)
+
+
+def test_settings_for_a_cpu_stand_in_one_place_and_come_before_paddle():
+    scripts = [
+        path
+        for folder in ("examples", "benchmarks")
+        for path in (EXAMPLES.parent / folder).glob("*.py")
+        if path.stem not in ("fast_on_a_cpu", "freeze_one_layer")  # the latter takes five steps
+    ]
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        assert "MKL_DEBUG_CPU_TYPE" not in text
+        assert "setdefault(" not in text.partition("import paddle")[0]
+        if re.search(r"^(import|from) paddle", text, re.MULTILINE):
+            first = re.search(r"^(?:import|from) (?!__future__|os|sys|pathlib)(\w+)", text, re.M)
+            assert first[1] == "fast_on_a_cpu", path
 
 
 def test_freeze_one_layer_moves_only_what_is_open():
@@ -92,8 +133,7 @@ def test_finetune_sentiment_runs_on_the_real_model_and_sentences(tmp_path, capsy
 
 
 @pytest.fixture
-def reviews(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))  # as for a script there
+def reviews():
     return example("finetune_reviews_zh")
 
 

@@ -18,6 +18,7 @@ What a cache knows lives for the run (:class:`FeatureCache`), while the prefix s
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from paddle import nn
 from ..words import percent
 from .boundary import RECOMPUTED, Boundary, nearly_equal
 from .kept import Kept
-from .keys import CannotCacheError, batch_size, form_of, keys_of, kind_of
+from .keys import CannotCacheError, batch_size, form_of, keys_given, keys_of, kind_of
 from .nested import tensors
 from .options import CacheOptions, CacheStatistics
 from .replay import Blanks, Recipe, arrays_of, shapes_of
@@ -51,6 +52,7 @@ class _Phase:
     recipes: dict[Any, Recipe] = field(default_factory=dict)  # by form of input
     blanks: Blanks = field(default_factory=Blanks)
     batches: int = 0
+    compared: Counter[bool] = field(default_factory=Counter)  # batches, in training or not
     replays: bool = False  # whether anything was replayed
     stray: bool = False  # a closed layer was called outside the network's forward
     moving: bool = False  # the prefix alone would move a buffer
@@ -184,7 +186,9 @@ class FeatureCache:
                 self._kept.probe(phase.batches, self._network)
             if size == 0:
                 return original(*args, **kwargs)
-            batch = _Batch((original, args, kwargs), form, kind, keys_of(inputs, size, form))
+            call, key = (original, args, kwargs), self._options.key
+            keys = keys_of(inputs, size, form) if key is None else keys_given(key, call, size, form)
+            batch = _Batch(call, form, kind, keys)
             proven = phase.has_proven(kind)
             tried = not proven and self._can_try(phase, size)
         except CannotCacheError as why:
@@ -233,9 +237,10 @@ class FeatureCache:
             # One check a step; all at once where a proof is all that is missing, and for further
             # kinds of input.
             due = CHECKS if None not in rows or CHECKS in phase.proofs.values() else passed + 1
-            with trial:
-                for number in range(passed + 1, due):
-                    trial.check(number, phase.opened, found)
+            if due > passed + 1:
+                with trial:
+                    for number in range(passed + 1, due):
+                        trial.check(number, phase.opened, found)
             phase.proofs[batch.kind] = due
             phase.moving = phase.moving or trial.moving
             phase.batches += 1
@@ -261,10 +266,19 @@ class FeatureCache:
         recipe = phase.recipes.get(batch.form)
         rows = kept.store.get(batch.keys)
         phase.batches += 1
-        check = phase.batches % self._options.check_every == 0
+        # What the user calls the same sample is not known to be one: the first few are compared.
+        training = self._network.training
+        doubt = self._options.key is not None and phase.compared[training] < CHECKS
+        check = phase.batches % self._options.check_every == 0 or (doubt and phase.moving)
         try:
             if proven and recipe and not check and any(row is not None for row in rows):
                 there = len(rows) - rows.count(None)
+                if doubt:
+                    phase.compared[training] += 1
+                    found = [i for i, row in enumerate(rows) if row is not None]
+                    some = found[:: max(len(found) // 2, 1)]
+                    again = self._alone(phase, kept, batch, some)
+                    self._compare(phase, kept, [rows[i] for i in some], again)
                 if there < len(rows) and not phase.moving:
                     rows = self._completed(phase, kept, recipe, batch, rows)
                 if recipe.serves(rows):
@@ -288,18 +302,22 @@ class FeatureCache:
     ) -> list[Row | None]:
         """The features of a batch, the missing ones computed from their samples alone."""
         missing = [index for index, row in enumerate(rows) if row is None]
-        original, *given = batch.call
-        args, kwargs = rows_of(given, missing)
-        trace = Trace(whole=kept.boundary.kept_calls, until=kept.boundary.kept_calls)
-        with paddle.no_grad():
-            phase.watch.traced(original, args, kwargs, trace)
+        features = self._alone(phase, kept, batch, missing)
         keys = [batch.keys[index] for index in missing]
-        features = self._features(phase, kept, trace, missing)
         self._put(kept, recipe, keys, features)
         self.statistics.misses += len(missing)
         self._judge(phase, kept)
         done = dict(zip(missing, (tuple(array[i] for array in features) for i in range(len(keys)))))
         return [done.get(index, row) for index, row in enumerate(rows)]
+
+    def _alone(self, phase: _Phase, kept: Kept, batch: _Batch, chosen: Sequence[int]) -> Row:
+        """The features of some samples of a batch, computed without the others."""
+        original, *given = batch.call
+        args, kwargs = rows_of(given, chosen)
+        trace = Trace(whole=kept.boundary.kept_calls, until=kept.boundary.kept_calls)
+        with paddle.no_grad():
+            phase.watch.traced(original, args, kwargs, trace)
+        return self._features(phase, kept, trace, chosen)
 
     def _check_trace(self, phase: _Phase, kept: Kept, trace: Trace) -> None:
         """Whether a forward called the frozen layers as the proven one did."""
@@ -323,7 +341,12 @@ class FeatureCache:
     ) -> None:
         """Keep the features of a batch that was computed; compare those that were there."""
         self.statistics.misses += len(batch.keys)
+        phase.compared[self._network.training] += any(row is not None for row in rows)
         features = self._features(phase, kept, trace, batch.keys)
+        if self._options.key is not None:  # of samples with one key, the first is kept
+            first = {key: index for index, key in reversed(list(enumerate(batch.keys)))}
+            each = [tuple(array[first[key]] for array in features) for key in batch.keys]
+            rows = [row or one for row, one in zip(rows, each)]
         self._compare(phase, kept, rows, features)
         recipe = phase.recipes.get(batch.form)
         if recipe is None:
@@ -361,6 +384,13 @@ class FeatureCache:
         )
         if all(same):
             return
+        key = self._options.key is not None
+        if key and not phase.replays:
+            raise CannotCacheError(
+                "cache_key= gives the same key to samples with other features: to two samples, to "
+                "one that random augmentation changes, or to those of another data set in this "
+                "folder"
+            )
         if self._options.cache != "memory" and not phase.replays:
             raise CannotCacheError(
                 f"{os.fspath(self._options.cache)} has other features of a sample than the frozen "
@@ -369,7 +399,8 @@ class FeatureCache:
         raise RuntimeError(
             f"the cache has other features of a sample than the frozen layers give now "
             f"({', '.join(kept.names)}): something changed their weights, buffers or options while "
-            "they were frozen (a loaded checkpoint, an averaging callback); train without the cache"
+            "they were frozen (a loaded checkpoint, an averaging callback)"
+            f"{', or cache_key= gives two samples one key' if key else ''}; train without the cache"
         )
 
     def _judge(self, phase: _Phase, kept: Kept) -> None:

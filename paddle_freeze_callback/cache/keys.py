@@ -1,9 +1,10 @@
-"""What makes a sample the same sample: keys by content."""
+"""What makes a sample the same sample: its content, or a key that the user gives."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import paddle
 import xxhash
 
 from ..bits import array_of
+from ..words import known_names
 
 
 class CannotCacheError(Exception):
@@ -84,3 +86,55 @@ def keys_of(inputs: Sequence[paddle.Tensor], size: int, form: Any) -> list[bytes
     return each[0] if len(each) == 1 else [
         xxhash.xxh3_128_digest(b"".join(parts), seed) for parts in zip(*each)
     ]  # fmt: skip
+
+
+def keys_given(
+    key: str | Callable[..., Any], call: tuple[Callable[..., Any], Any, Any], size: int, form: Any
+) -> list[bytes]:
+    """A key for each sample, of what the user says makes it the same; numbers are not hashed.
+
+    Raises:
+        ValueError, TypeError: unless there is a whole number or a text for each sample.
+
+    >>> keys = keys_given(lambda x: [7, 8, 7], (abs, (paddle.zeros([3, 2]),), {}), 3, "form")
+    >>> len(keys[0]), keys[0] == keys[1], keys[0] == keys[2]
+    (16, False, True)
+    """
+    original, args, kwargs = call
+    given = _input(key, original, args, kwargs) if isinstance(key, str) else key(*args, **kwargs)
+    found = array_of(given) if isinstance(given, paddle.Tensor) else np.asarray(given)
+    if found.dtype.kind not in "iuU":
+        raise TypeError(f"{_said(key)} gives {found.dtype}; give whole numbers or texts")
+    if found.size != size or found.shape[:1] != (size,):
+        raise ValueError(
+            f"{_said(key)} gives keys of the shape {list(found.shape)} for a batch of {size} "
+            "samples; give one for each"
+        )
+    seed, found = _seed(form), found.reshape(size)
+    if found.dtype.kind == "U":
+        return [xxhash.xxh3_128_digest(one.encode(), seed) for one in found.tolist()]
+    both = np.empty([size, 2], "<u8")
+    both[:, 0], both[:, 1] = found.astype("<i8").view("<u8"), seed
+    keys = both.tobytes()
+    return [keys[at : at + 16] for at in range(0, 16 * size, 16)]
+
+
+def _said(key: str | Callable[..., Any]) -> str:
+    return f"cache_key={key!r}" if isinstance(key, str) else "the function given as cache_key="
+
+
+def _input(name: str, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """An input of the network by its name, also one inside a dictionary of inputs."""
+    if kwargs.get(name) is not None:
+        return kwargs[name]
+    inputs = inspect.signature(original).bind(*args, **kwargs).arguments
+    for value in list(inputs.values()):
+        if isinstance(value, Mapping):
+            inputs = {**value, **inputs}
+    if inputs.get(name) is None:
+        there = [str(each) for each, value in inputs.items() if value is not None]
+        raise ValueError(
+            f"cache_key={name!r}: the network is called without an input of this name"
+            + known_names(name, there)
+        )
+    return inputs[name]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..checks import one_of, whole
 from .folders import default_folder, folders, hold
@@ -28,6 +29,9 @@ class CacheOptions:
         dtype: keep floating-point features as ``"float16"`` or ``"float32"``; by default as
             computed.
         check_every: one batch in so many is computed although it is kept, and compared.
+        key: what makes a sample the same: the name of an input that holds sample numbers, or a
+            function that takes what the network takes and gives a whole number or a text for each
+            sample; by default the sample's content.
 
     Raises:
         TypeError, ValueError: naming the option.
@@ -37,6 +41,7 @@ class CacheOptions:
     limit: int | str | None = None
     dtype: str | None = None
     check_every: int = 200
+    key: str | Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, (str, os.PathLike)) or not os.fspath(self.cache):
@@ -48,6 +53,11 @@ class CacheOptions:
         if self.dtype is not None:
             one_of("cache_dtype", self.dtype, ("float16", "float32"))
         whole("cache_check_every", self.check_every, 1)
+        if not (self.key is None or callable(self.key) or (self.key and type(self.key) is str)):
+            raise TypeError(
+                f"cache_key={self.key!r} must be the name of an input that holds sample "
+                "numbers, or a function that gives a key for each sample of a batch"
+            )
 
     def store(self, fingerprint: Callable[[], str]) -> MemoryStore:
         """A store for the features of the prefix with this fingerprint."""

@@ -24,7 +24,7 @@ class Recipe:
 
     boundary: Boundary
     placeholders: dict[Call, Any]  # the output of each call of the prefix, without its tensors
-    dtypes: tuple[Any, ...]  # of the tensors that are kept
+    looks: tuple[tuple[Any, Any], ...]  # the dtype and the place of each that is kept
     shapes: tuple[tuple[int, ...], ...]  # of one sample's part of them
 
     @classmethod
@@ -36,12 +36,13 @@ class Recipe:
             for call, output in outputs.items()
             if output is not None
         }
-        dtypes = tuple(
-            list(tensors(outputs[call]))[place].dtype
-            for call, places in boundary.kept
-            for place in places
+        kept = (
+            list(tensors(outputs[call]))[number]
+            for call, numbers in boundary.kept
+            for number in numbers
         )
-        return cls(boundary, placeholders, dtypes, shapes_of(features))
+        looks = tuple((tensor.dtype, tensor.place) for tensor in kept)
+        return cls(boundary, placeholders, looks, shapes_of(features))
 
     def serves(self, rows: Sequence[Row | None]) -> bool:
         """Whether all samples are there, in the shapes that this form of input gives."""
@@ -51,8 +52,8 @@ class Recipe:
 
     def outputs(self, rows: Sequence[Row | None]) -> dict[Call, Any]:
         """The output of each call of the prefix: placeholders, and features where they belong."""
-        columns = (np.stack([row[i] for row in rows if row]) for i in range(len(self.dtypes)))
-        features = (_tensor(array, dtype) for array, dtype in zip(columns, self.dtypes))
+        columns = (np.stack([row[i] for row in rows if row]) for i in range(len(self.looks)))
+        features = (_tensor(array, *look) for array, look in zip(columns, self.looks))
         # Copies of the structures: the network may append to a list that it gets.
         plan = {call: restructured(output) for call, output in self.placeholders.items()}
         for call, places in self.boundary.kept:
@@ -105,9 +106,18 @@ def shapes_of(features: Row) -> tuple[tuple[int, ...], ...]:
     return tuple(array.shape[1:] for array in features)
 
 
-def _tensor(array: np.ndarray[Any, Any], dtype: Any) -> paddle.Tensor:
-    """A tensor of this dtype; bfloat16 was kept as its bits."""
+def _tensor(array: np.ndarray[Any, Any], dtype: Any, place: Any) -> paddle.Tensor:
+    """A tensor of this dtype in this place; bfloat16 was kept as its bits."""
+    tensor = _sent(array, place)
     if dtype == paddle.bfloat16 and array.dtype == np.uint16:
-        return paddle.to_tensor(array).view(paddle.bfloat16)
-    tensor = paddle.to_tensor(array)
+        return tensor.view(paddle.bfloat16)
     return tensor if tensor.dtype == dtype else tensor.astype(dtype)
+
+
+def _sent(array: np.ndarray[Any, Any], place: Any) -> paddle.Tensor:
+    """A tensor in this place, in one go; to a GPU from memory that it reads by itself."""
+    if not (place.is_gpu_place() and paddle.is_compiled_with_cuda()):
+        return paddle.to_tensor(array, place=place)
+    pinned = paddle.to_tensor(array, place=paddle.CUDAPinnedPlace())
+    # Waited for: pinned memory may be used again as soon as nothing refers to it.
+    return pinned.to(place, blocking=True)

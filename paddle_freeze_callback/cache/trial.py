@@ -156,7 +156,8 @@ class Trial:
             if call in self.trace.drawn:
                 raise CannotCacheError(
                     f"random numbers are drawn before the end of {self._watch.name(call)}, in "
-                    "forward code and not in a frozen layer"
+                    "forward code and not in a frozen layer, or meanwhile by a thread that loads "
+                    "data"
                 )
             # A skipped layer would not set what it keeps for others to read.
             inside = {id(one) for one in [layer, *layer.sublayers()]}
@@ -287,7 +288,7 @@ class Trial:
 
     @contextmanager
     def _filled(self, opened: frozenset[int], value: float, buffer: float) -> Iterator[None]:
-        """Fill all open weights, and buffers that a forward moves, with these for a while."""
+        """Fill all open weights with these for a while, and the buffers that a forward moves."""
         weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
         before = [tensor.clone() for tensor in weights]
         fills = [(tensor, value) for tensor in weights]
@@ -302,7 +303,6 @@ class Trial:
         finally:
             for tensor, was in zip(weights, before):
                 tensor.set_value(was)
-            self._before.restore()
 
 
 def rows_of(value: Any, chosen: Sequence[int]) -> Any:

@@ -235,6 +235,12 @@ class Options:
         "200; a difference is an error",
         int,
     )
+    cache_key: str | Callable[..., Any] | None = option(
+        None,
+        "the name of an input of the network that holds sample numbers, or a function that takes "
+        "what the network takes and gives a whole number or a text for each sample: samples are "
+        "then known by these, and not by their content",
+    )
     resume_at: When | None = option(
         None,
         "for paddle.Model.fit alone: how much of the run earlier calls of fit have done, such "
@@ -282,7 +288,7 @@ class Options:
                 f"cache={self.cache!r} and rows={self.rows!r} contradict each other: nothing is "
                 "kept behind a table that trains; drop one of them"
             )
-        for name in ("cache_limit", "cache_dtype", "cache_check_every"):
+        for name in ("cache_limit", "cache_dtype", "cache_check_every", "cache_key"):
             value = getattr(self, name)
             if value is not None and self.cache is None:
                 raise ValueError(f"{name}={value!r} has no effect without cache=")

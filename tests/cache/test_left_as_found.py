@@ -7,8 +7,9 @@ import gc
 import inspect
 
 import paddle
-from cached import by_hand, random_batches
+from cached import Three, by_hand, random_batches
 from networks import TwoLayers, conv_net
+from paddle import nn
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly
 
@@ -76,3 +77,26 @@ def test_a_forward_that_the_user_had_put_there_stays():
     by_hand(network, schedule, random_batches([4]))
     assert network.__dict__["forward"] is mine
     assert len(calls) >= 12
+
+
+def test_what_only_a_trial_puts_into_an_empty_list_or_dictionary_is_gone():
+    class Notes(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 6)
+            self.names, self.list = {}, []
+
+        def forward(self, x):
+            if bool(paddle.isnan(x).any()):
+                notes.append(1)
+                self.names["seen"] = 1
+                self.list.append(1)
+            return super().forward(x)
+
+    notes = []
+    network = Three()
+    network.c = Notes()
+    schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
+    _, done, _ = by_hand(network, schedule, random_batches([6]))
+    assert notes
+    assert (network.c.names, network.c.list) == ({}, [])
+    assert done.hits

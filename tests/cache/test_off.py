@@ -95,7 +95,9 @@ def test_random_augmentation_makes_it_give_up_after_two_epochs():
 
     schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
     model_for(conv_net()).fit(Augmented(), batch_size=4, epochs=5, verbose=0, callbacks=[schedule])
-    assert "almost no sample came twice in two epochs" in schedule.run.cache.off[0]
+    # The thread of the loader may draw its numbers while the network is tried out.
+    reasons = ("almost no sample came twice in two epochs", "by a thread that loads data")
+    assert any(reason in schedule.run.cache.off[0] for reason in reasons)
     assert schedule.run.cache.rows == 0
 
 

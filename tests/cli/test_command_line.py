@@ -198,6 +198,7 @@ FLAG_VALUES = {
     "phase_lr": ["one_cycle:0.5", "linear"], "phase_decay": "0.5",
     "untouched": ["fc1"], "train_norm": ["BatchNorm=never"], "on_conflict": "enforce",
     "save_trained": "a.safetensors", "rows": ["fc1.weight=1:"],
+    "cache_key": "number",
 }  # fmt: skip
 BESIDE = {
     "order": {"k": "1"}, "seed": {"strategy": "lisa"}, "k": {"strategy": "lisa"},
@@ -205,6 +206,7 @@ BESIDE = {
     "max_wait": {"metric": "acc"}, "restore_best": {"metric": "acc"},
     "warmup_shape": {"warmup": "9 steps"}, "cache_limit": {"cache": "memory"},
     "cache_dtype": {"cache": "memory"}, "cache_check_every": {"cache": "memory"},
+    "cache_key": {"cache": "memory"},
 }  # fmt: skip
 
 
