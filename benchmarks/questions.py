@@ -835,7 +835,7 @@ def kernels() -> dict:
 QUESTIONS: dict[str, Callable[[], dict]] = {
     question.__name__: question
     for question in (
-        step, transition, frozen_step, some_rows, memory, encoder_epochs, half_encoder_epochs, resnet_epochs,
-        part_resnet_epochs, lookup, scale, kernels, long_lp_ft, short_lp_ft, gradual,
+        step, transition, frozen_step, some_rows, memory, encoder_epochs, half_encoder_epochs,
+        resnet_epochs, part_resnet_epochs, lookup, scale, kernels, long_lp_ft, short_lp_ft, gradual,
     )
 }  # fmt: skip
