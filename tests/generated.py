@@ -156,10 +156,10 @@ lengths = st.integers(1, 2) | st.integers(1, 4).map("{} steps".format)
 changes = st.sampled_from(["stem", "*", {"freeze": "stem"}, {"freeze": "*", "unfreeze": "head"}])
 
 
-def in_order(plan: dict) -> dict:
+def in_order(plan: dict, steps_per_epoch: int = 3) -> dict:
     """The head at the beginning, then the rest in order of time."""
-    run = Run.of(epochs=3, steps_per_epoch=3)
-    whole = {**plan, 0: "head"}
+    run = Run.of(epochs=3, steps_per_epoch=steps_per_epoch)
+    whole = {0: "head", **plan, 0: "head"}  # first, whatever else comes at step 0
     return {when: whole[when] for when in sorted(whole, key=lambda w: run.step_of(Moment.of(w)))}
 
 
@@ -311,6 +311,8 @@ def check_cache(body: nn.Layer, strategy, user_froze: tuple) -> None:
 def _trained(network: nn.Layer, strategy, batches: list) -> list:
     """Losses and weights after these batches, without and with a cache."""
     network, steps, results = copy.deepcopy(network), len(batches), []
+    if isinstance(strategy, Explicit):
+        strategy = Explicit(in_order(strategy.unfreeze_at, steps // 3))
     for twin, options in (
         (copy.deepcopy(network), {"frozen_dropout": "eval"}),
         (network, {"cache": "memory", "cache_check_every": 2}),
