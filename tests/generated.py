@@ -159,7 +159,7 @@ changes = st.sampled_from(["stem", "*", {"freeze": "stem"}, {"freeze": "*", "unf
 def in_order(plan: dict, steps_per_epoch: int = 3) -> dict:
     """The head at the beginning, then the rest in order of time."""
     run = Run.of(epochs=3, steps_per_epoch=steps_per_epoch)
-    whole = {0: "head", **plan, 0: "head"}  # first, whatever else comes at step 0
+    whole = {0: "head"} | plan | {0: "head"}  # first, whatever else comes at step 0
     return {when: whole[when] for when in sorted(whole, key=lambda w: run.step_of(Moment.of(w)))}
 
 
