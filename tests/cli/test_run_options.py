@@ -93,6 +93,7 @@ class Row:
         says: what stands on the standard error.
         status: the exit status.
         script: a line that the script has at the begin of each epoch.
+        writes: a file that is there afterwards.
     """
 
     file: str
@@ -100,6 +101,7 @@ class Row:
     says: str = ""
     status: int = 0
     script: str = ""
+    writes: str = ""
 
 
 ROWS = (
@@ -113,6 +115,9 @@ ROWS = (
         {"fc": ALL, "stem.1._": ALL, "stem.2": NONE}),
     Row(f"{STAGED}\ntrain_norm: never", {**IN_TURN, "stem.1": NONE}),
     Row(f"{STAGED}\ntrain_norm: {{BatchNorm: always}}", {**IN_TURN, "stem.1": ALL}),
+    Row("unfreeze_at: {0: body}\nrows: {fc.weight: '2:'}\nsave_trained: trained.safetensors",
+        {"body": ALL, "fc.weight": "0|1 0|1 0|1 0|1 0|1 0|1"}, "opens body, fc.weight[2:4]",
+        writes="trained.safetensors"),
     Row(f"{HEAD}\nuntouched: body", {"fc": ALL, "body": ALL}),
     Row(f"{HEAD}\non_conflict: enforce", {"fc": ALL}, "body.bias is open", script=OPENS),
     Row(f"{HEAD}\non_conflict: error", None, "body.bias is open", 1, OPENS),
@@ -150,6 +155,7 @@ def test_an_option_in_a_file_does_what_it_says(tmp_path, row):
     )  # fmt: skip
     assert done.returncode == row.status, done.stderr[-4000:]
     assert row.says in done.stderr
+    assert (tmp_path / row.writes).exists()
     if row.rates is not None:
         told = ast.literal_eval(done.stdout)
         assert told == {name: expected(name, row) for name in told}
