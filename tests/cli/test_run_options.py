@@ -31,7 +31,7 @@ class Images(paddle.io.Dataset):
 
     def __getitem__(self, index):
         random = np.random.RandomState(index)
-        return random.rand(1, 6, 6).astype("float32"), np.array([index % 2])
+        return random.rand(1, 6, 6).astype("float32"), np.array([index % 2]), np.array(index)
 
 class Net(nn.Layer):
     def __init__(self):
@@ -41,7 +41,7 @@ class Net(nn.Layer):
         self.body = nn.Conv2D(4, 4, 3)
         self.fc = nn.Linear(4, 2)
 
-    def forward(self, images):
+    def forward(self, images, number):
         return self.fc(self.body(self.stem(images)).mean(axis=[2, 3]))
 
 def rate(before, after, gradient):
@@ -61,9 +61,9 @@ hook = net.stem[2].register_forward_post_hook(
 )
 for _ in range(3):
     net.train()
-    for images, labels in paddle.io.DataLoader(Images(), batch_size=4):
+    for images, labels, numbers in paddle.io.DataLoader(Images(), batch_size=4):
         before = {name: value.numpy().copy() for name, value in net.state_dict().items()}
-        nn.functional.cross_entropy(net(images), labels).backward()
+        nn.functional.cross_entropy(net(images, numbers), labels).backward()
         slopes = {n: p.grad.numpy().copy() for n, p in net.named_parameters() if p.grad is not None}
         optimizer.step()
         optimizer.clear_grad()
@@ -131,7 +131,8 @@ ROWS = (
     Row(f"{STAGED}\nphase_lr: linear\nphase_decay: 0.4",
         {"fc": "1 0.5 0.4 0.2 0.16 0.08", "body": "0 0 0.4 0.2 0.16 0.08",
          "stem": "0 0 0 0 0.16 0.08", "stem.1._": THIRD}),
-    Row(f"{STAGED}\ncache: memory\ncache_limit: 1 MB\ncache_dtype: float32\ncache_check_every: 1",
+    Row(f"{STAGED}\ncache: memory\ncache_limit: 1 MB\ncache_dtype: float32\ncache_check_every: 1\n"
+        "cache_key: number",
         {**IN_TURN, "stem.2": ""}, "cache on: keeps the output of body", script="hook.remove()"),
     Row("resume_at: 1\nresume_from: c", None, "unknown option 'resume_at'", 1),  # of fit
 )  # fmt: skip
