@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Processes that share the tests; Paddle keeps each to one core. Files stay whole.
 JOBS ?= 2
+# After so many no further row of the matrix begins in test-smallest.
+MINUTES ?= 3
 SHARED := --numprocesses $(JOBS) --dist loadfile
 
 COMPAT := tests/hosts/test_contract.py tests/hosts/test_events.py tests/hosts/test_savers.py tests/session/test_resume.py tests/session/test_parallel.py tests/session/test_tensor_parallel.py tests/zoo
@@ -32,7 +34,7 @@ test-matrix:
 
 # A few of them under each Paddle, in minutes; what cannot be built here is skipped, and named.
 test-smallest: $(READY)
-	$(BIN)/python tests/matrix.py --smallest
+	$(BIN)/python tests/matrix.py --smallest --minutes $(MINUTES)
 
 # dist/*.whl and dist/*.tar.gz, checked.
 wheel: $(READY)

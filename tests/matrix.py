@@ -3,7 +3,7 @@
     python tests/matrix.py              every row whose code has changed since it ran
     python tests/matrix.py --row 3.2    the rows that have this in their names
     python tests/matrix.py --list       the rows, and when they ran
-    python tests/matrix.py --smallest   a few tests under each Paddle, in minutes; records nothing
+    python tests/matrix.py --smallest   a few tests under each Paddle; records nothing
     python tests/matrix.py --docs       write docs/versions.md and its Chinese version anew
 
 An environment is built when its row runs for the first time, under .matrix/, by uv where this
@@ -24,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -245,13 +246,14 @@ def main() -> int:
     parser.add_argument("--row", action="append", default=[], help="part of a row's name")
     parser.add_argument("--list", action="store_true", help="show the rows")
     parser.add_argument("--smallest", action="store_true", help="a few tests under each Paddle")
+    parser.add_argument("--minutes", type=float, help="begin no row after so many")
     parser.add_argument("--docs", action="store_true", help="write the tables only")
     parser.add_argument("further", nargs="*", help="further words for pytest, after --")
     given = parser.parse_args()
     if given.docs:
         write_docs()
         return 0
-    worst = 0
+    worst, began = 0, time.monotonic()
     for row in smallest() if given.smallest else ROWS:
         if given.row and not any(part in row.name for part in given.row):
             continue
@@ -262,6 +264,9 @@ def main() -> int:
         ran = before.get("code") == code() and before["status"] == 0
         if ran and not given.smallest:
             print(f"{row.name}: ran on this code already")
+            continue
+        if given.minutes is not None and time.monotonic() - began > 60 * given.minutes:
+            print(f"{row.name}: not run, the {given.minutes:g} minutes are over", flush=True)
             continue
         print(f"{row.name} ...", flush=True)
         try:

@@ -121,7 +121,7 @@ def test_a_flag_of_a_trainer_names_the_file(tmp_path):
         ({"frozen_norm": "train"}, STATISTICS),
         ({"train_norm": "always"}, STATISTICS),
     ],
-    ids=str,
+    ids=["held", "frozen_norm", "train_norm"],
 )
 def test_the_statistics_that_moved_are_in_it_and_no_others(tmp_path, options, statistics):
     network = conv_net()
