@@ -10,18 +10,12 @@ English, and in ``docs/options.zh-CN.yaml``, in Chinese.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import fast_on_a_cpu  # noqa: F401  isort: skip
-
 import contextlib
 import dataclasses
 import io
 import re
+import sys
+from pathlib import Path
 
 import paddle
 import yaml
@@ -32,6 +26,7 @@ from paddle_freeze_callback.options import Options
 from paddle_freeze_callback.strategies import LearningRates
 from paddle_freeze_callback.strategies.by_name import STRATEGIES, arguments_of
 
+ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
 ENDINGS = (".md", ".zh-CN.md")  # English, Chinese
 CHINESE = ROOT / "docs" / "options.zh-CN.yaml"
@@ -66,6 +61,7 @@ def draw_plan(file: Path) -> None:
 
 def demo(picture: Path) -> str:
     """What the demo prints at its end; draws what happened."""
+    sys.path.insert(0, str(ROOT / "examples"))
     from finetune_sentiment import main
 
     out = io.StringIO()
