@@ -190,7 +190,6 @@ def _rows_of(name: str, found: Found, kernels: Found | None) -> Iterator[Row]:
 # ---------------------------------------------------------------- tables of their own
 
 PAPERS = {
-    "LISA, k=2": "0.39 (Pan et al. 2024: Llama 2 7B, 59 to 23 GB)",
     "Cyclic, k=1": "<= 0.16 (Luo et al. 2024: Llama 3 8B, over 144 to 23.5 GB)",
 }
 
