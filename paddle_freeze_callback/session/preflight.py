@@ -8,6 +8,7 @@ from typing import Any
 
 from paddle import nn
 
+from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates, rows
 from ..options.norms import TrainNorm
@@ -245,6 +246,28 @@ def doubts(plan: Plan, run: Run, optimizer: Any = None) -> list[str]:
         lines = (rates.ill_timed(one, total, tolerance) for one in optimizers.each(optimizer))
         found += [line for line in lines if line]
     return found if plan.neutral else found + _idle_rates(plan, run)
+
+
+def idle_cache(plan: Plan, run: Run, cache: CacheOptions | None) -> list[str]:
+    """A line if samples come again only after the frozen prefix has changed.
+
+    A folder may have been filled by an earlier run, and what is decided later is not known.
+    """
+    strategy, total, epoch = plan.strategy, run.total_steps, run.steps_per_epoch
+    if cache is None or cache.cache != "memory" or strategy.decides or strategy.measures:
+        return []
+    if not (total and epoch):
+        return []
+    table = plan.timetable(run)
+    ends = [*(step for step, _ in table[1:]), total]
+    for (step, opened), end in zip(table, ends):
+        if end - step > epoch and not opened.issuperset(stage.name for stage in plan.stages):
+            return []
+    return [
+        f"no frozen prefix stays the same for more than an epoch ({epoch} steps), so the cache "
+        "has hardly a hit: samples come again too late. Keep one for two epochs or more, as "
+        "HeadThenAll(at=2) does, or leave cache off"
+    ]
 
 
 def _idle_rates(plan: Plan, run: Run) -> list[str]:

@@ -46,7 +46,14 @@ from .conflicts import Conflicts
 from .first_step import FirstStep
 from .ownership import hold, release
 from .plan import plan
-from .preflight import SPLIT_FILE, doubts, refuse_misfits, refuse_optimizer, refuse_split
+from .preflight import (
+    SPLIT_FILE,
+    doubts,
+    idle_cache,
+    refuse_misfits,
+    refuse_optimizer,
+    refuse_split,
+)
 from .record import Record, best_file, file_at
 from .timeline import Rate, Timeline
 from .trained import Trained
@@ -102,7 +109,7 @@ class Freezing:
         split = refuse_split(survey, cached=cache is not None, saves=save_trained is not None)
         self._split = bool(split)
         self._best_file = best_file(parallel.rank() if split else None)
-        for doubt in doubts(self._plan, run, optimizer):
+        for doubt in doubts(self._plan, run, optimizer) + idle_cache(self._plan, run, cache):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
         held = held_by_hand(network, [weight.name for weight in will_open])

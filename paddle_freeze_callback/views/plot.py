@@ -214,7 +214,7 @@ def _draw(
     except ModuleNotFoundError as error:
         raise ImportError(
             "a picture needs matplotlib, which is not there: "
-            "pip install 'paddle_freeze_callback[plot]'"
+            "pip install 'paddle_freeze_callback[plot]' (from a clone: pip install -e '.[plot]')"
         ) from error
 
     rows = sorted(rows, key=lambda row: row.name == REST)  # the rest last; others in their order

@@ -16,7 +16,7 @@ from ..options.norms import TrainNorm
 from ..session.ownership import refuse_running
 from ..session.plan import Plan
 from ..session.plan import plan as plan_of
-from ..session.preflight import doubts, refuse_misfits, refuse_optimizer
+from ..session.preflight import doubts, idle_cache, refuse_misfits, refuse_optimizer
 from ..session.timeline import Rate, Timeline
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
@@ -159,7 +159,7 @@ def preview(
     refuse_misfits(plan, survey, run)
     if optimizer is not None:
         refuse_optimizer(plan, survey, run, optimizer)
-    notes = _notes(plan, run, optimizer, batch)
+    notes = _notes(plan, run, optimizer, batch, cache)
     every = survey.by_name
     total = sum(weight.numel for weight in every.values())
     opens = {  # elements that may open
@@ -247,14 +247,18 @@ def _paced(phases: Sequence[Phase]) -> bool:
     return any((phase.rate, phase.shape) != (1.0, CONSTANT) for phase in phases)
 
 
-def _notes(plan: Plan, run: Run, optimizer: Any, batch: Any) -> list[str]:
+def _notes(
+    plan: Plan, run: Run, optimizer: Any, batch: Any, cache: CacheOptions | None
+) -> list[str]:
     strategy, notes = plan.strategy, []
     if strategy.decides or strategy.measures:
         notes.append(
             f"{type(strategy).__name__} decides while it runs; shown is what is known before, "
             "which changes with what it sees"
         )
-    notes += [*doubts(plan, run, optimizer), *plan.of_twins()]
+    notes += [
+        *doubts(plan, run, optimizer), *idle_cache(plan, run, cache), *plan.of_twins(),
+    ]  # fmt: skip
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
     elif estimate.moments_of(optimizer) is None:

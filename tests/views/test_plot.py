@@ -478,7 +478,8 @@ def test_without_matplotlib_an_error_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError) as caught:
         plot_preview(planned({"head": [(0, 300)]}))
     assert str(caught.value) == (
-        "a picture needs matplotlib, which is not there: pip install 'paddle_freeze_callback[plot]'"
+        "a picture needs matplotlib, which is not there: "
+        "pip install 'paddle_freeze_callback[plot]' (from a clone: pip install -e '.[plot]')"
     )
 
 

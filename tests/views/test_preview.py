@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import paddle
@@ -193,6 +194,46 @@ def test_without_a_batch_the_cache_says_what_it_needs():
     table = FreezeSchedule(cache="memory").preview(ConvNet(), total_steps=16)
     assert table.cache_bytes == {}
     assert "no batch was given: what the cache keeps is not known" in table.notes
+
+
+#: Whether samples come again under the same frozen prefix, in 4 epochs of 5 steps.
+CACHED = {
+    "one stage an epoch": ({}, False),
+    "two epochs of the head": ({"strategy": HeadThenAll(at=2)}, True),
+    "one epoch of the head": ({"strategy": HeadThenAll(at=1)}, False),
+    "another stage each epoch": (
+        {
+            "stages": ["fc", "block3", "block2", "block1"],
+            "unfreeze_at": {0: "fc", 1: "block2", 2: "block3", 3: "*"},
+        },
+        False,
+    ),
+    "everything, then less": ({"unfreeze_at": {0: "*", 2: {"freeze": "block1"}}}, True),
+    "some layers never": ({"stages": ["fc", "block3"]}, True),
+    "decided later": ({"strategy": OnPlateau("loss")}, True),
+}
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_a_cache_without_a_hit_is_noted_and_warned_of(name):
+    options, hits = CACHED[name]
+    network, said = ConvNet(), "no frozen prefix stays the same for more than an epoch (5 steps)"
+    run = {"epochs": 4, "steps_per_epoch": 5}
+    schedule = FreezeSchedule(cache="memory", **options)
+    notes = [note for note in schedule.preview(network, **run).notes if said in note]
+    assert len(notes) == (not hits)
+    optimizer = paddle.optimizer.SGD(0.01, parameters=network.parameters())
+    batches = [paddle.rand([4, 1, 6, 6]) for _ in range(5)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with schedule.attach(network, optimizer, **run) as freezing:
+            for batch in batches * 4:
+                network(batch).sum().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                freezing.step()
+    assert any(said in str(one.message) for one in caught) is not hits
+    assert bool(schedule.run.cache.hits) is hits
 
 
 @pytest.mark.parametrize("strategy", [OnPlateau("loss"), ByGradient("3 steps")])
