@@ -213,7 +213,7 @@ def preview(
         spans, decided = _spans(stage.name, phases), _NEVER
         if stage.name in may_open:
             spans, decided = _foreseen(spans, sure, phases[-1].until)
-        state = moments * states[stage.name] if spans else 0
+        state = moments * states[stage.name] if spans or decided else 0
         shown.append(
             StagePreview(
                 stage.name, len(stage.parameters), stage.numel, stage.numel / total, spans,
@@ -326,7 +326,9 @@ def _stage_table(preview: Preview) -> Table:
     rows = [
         (
             stage.name, f"{stage.parameters:,}", f"{stage.numel:,}", percent(stage.share),
-            when(stage), f"x {stage.multiplier:.3g}", size_text(stage.optimizer_bytes),
+            when(stage), f"x {stage.multiplier:.3g}",
+            ("up to " if stage.decided and not stage.spans else "")
+            + size_text(stage.optimizer_bytes),
         )
         for stage in preview.stages
     ]  # fmt: skip

@@ -467,6 +467,8 @@ def test_what_is_decided_later_says_so_in_table_and_picture():
     table = FreezeSchedule(strategy=OnPlateau("loss")).preview(ConvNet(), total_steps=30)
     assert table.decided_later
     assert "how much time is saved shows when it runs" in str(table)
+    block = next(line for line in str(table).splitlines() if line.startswith(" block3"))
+    assert " ".join(block.split()).endswith("as decided x 1 up to 1.2 KB")
     figure = FreezeSchedule(strategy=OnPlateau("loss")).plot(None, ConvNet(), total_steps=30)
     assert "as far as known before" in figure.get_suptitle()
 
