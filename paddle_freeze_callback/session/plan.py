@@ -180,10 +180,7 @@ def _openable(survey: Survey, selectors: Sequence[Selector]) -> frozenset[str]:
     trainable = [weight for weight in survey.weights if weight.trains]
     openable = {weight.name for weight in trainable}
     for selector in (one for entry in selectors for one in items(entry)):
-        try:
-            chosen = select(survey.weights, selector)
-        except ValueError:  # the name of an automatic stage, which is no name in the network
-            continue
+        chosen = survey.select(selector)
         openable |= asked_by_name(chosen, selector, [w for w in trainable if w in chosen])
     return frozenset(openable)
 

@@ -201,7 +201,8 @@ class Freezing:
             alone = [s for s in left if self._plan.alone.issuperset(s.parameters)]
             frozen = [s.name for s in left if s not in alone]
             if frozen:
-                say(f"left frozen, as found (no selector names it): {listing(frozen)}")
+                how = "to train it, name it alone or set stop_gradient=False"
+                say(f"left frozen, as found ({how}): {listing(frozen)}")
             named = [s.name for s in alone if not within(s.parameters[0], self._plan.twins)]
             if named:
                 say(f"left alone, as found: {listing(named)}")

@@ -67,6 +67,7 @@ def describe(selector: Selector, network: nn.Layer | None = None) -> str:
     if isinstance(selector, (list, tuple)):
         less = [part[len(BUT) :] for part in selector if _is_but(part)]
         names = [describe(part, network) for part in selector if not _is_but(part)]
+        names = [name for name in names if name not in less] or names
         return " + ".join(names or [EVERYTHING]) + (f" without {' + '.join(less)}" if less else "")
     return getattr(selector, "__name__", type(selector).__name__)
 
@@ -218,6 +219,8 @@ def _nothing(among: Sequence[Weight], selector: Selector) -> str:
         return f"selector {describe(selector)} selects none of the {len(among)} parameters"
     if selector.startswith(BUT):
         return f"selector {selector!r} leaves nothing: {selector[len(BUT) :]!r} is everything"
+    if selector in (BIAS, TYPE + BIAS):
+        return f"selector {selector!r} selects nothing: this network has no bias"
     if selector.startswith(TYPE):
         kinds = sorted(frozenset().union(*(weight.kinds for weight in among)))
         like = did_you_mean(selector[len(TYPE) :], kinds, show=lambda kind: repr(TYPE + kind))

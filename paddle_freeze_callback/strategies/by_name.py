@@ -57,7 +57,8 @@ RECIPES = {
     "ulmfit": Recipe(Gradual, {"every": "1 epoch"}, {"lr_decay": 2.6}),
     "lp_ft": Recipe(HeadThenAll),
     "lisa": Recipe(RandomStages),
-    "bitfit": Recipe(Explicit, {"unfreeze_at": {0: ["head", ["type:bias", "!head"]]}}),
+    # "head" in the second list: "!head" must take something away where the head has no bias.
+    "bitfit": Recipe(Explicit, {"unfreeze_at": {0: ["head", ["type:bias", "head", "!head"]]}}),
     "fine_tune": Recipe(
         HeadThenAll,
         {"at": 1},

@@ -554,7 +554,10 @@ def test_a_stage_found_frozen_is_named_in_a_line():
         pass
     with attach(network, FreezeSchedule(), say=lines.append):
         pass
-    assert lines[1] == ("left frozen, as found (no selector names it): block3, block2, block1")
+    assert lines[1] == (
+        "left frozen, as found (to train it, name it alone or set stop_gradient=False): "
+        "block3, block2, block1"
+    )
 
 
 def test_verify_watches_running_statistics_too():

@@ -84,7 +84,7 @@ CASES = [
       "--freeze_seed", "4", "--freeze_always", "head", "fc"],
      FreezeSchedule.lisa(1, "9 steps", 4, ["head", "fc"])),
     (["--freeze_strategy", "bitfit"],
-     FreezeSchedule(strategy=Explicit({0: ["head", ["type:bias", "!head"]]}))),
+     FreezeSchedule(strategy=Explicit({0: ["head", ["type:bias", "head", "!head"]]}))),
     (["--freeze_strategy", "fine_tune"], FreezeSchedule.fine_tune()),
     (["--freeze_strategy", "fine_tune", "--freeze_at", "2", "--freeze_phase_decay", "0.1"],
      FreezeSchedule.fine_tune(freeze_epochs="2", phase_decay=0.1)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import paddle
 import pytest
-from networks import Images, Watch, conv_net, model_for, moved, values
+from networks import Images, Watch, conv_net, model_for, moved, open_names, values
 from paddle import nn
 from trainers import TrainerCallback, tiny_bert, trainer_for
 
@@ -107,3 +108,43 @@ def test_all_but_opens_nothing_that_was_found_frozen():
     assert table.phases[-1].trainable == 10
     assert unfreeze(network, "!fc") == unfreeze(network, ["!fc", "!block2"]) == ()
     assert set(unfreeze(network, "block[0]")) == inside(network, "block1")
+
+
+@pytest.mark.parametrize(
+    ("what", "biases"),
+    [
+        ("bitfit", True),
+        ({0: ["head", ["type:bias", "!head"]]}, True),
+        ({0: ["head", "type:bias"]}, False),  # the head's bias trains
+    ],
+    ids=["bitfit", "without the head's", "with the head's"],
+)
+def test_biases_found_frozen_open_if_a_selector_means_nothing_that_trains(what, biases):
+    network, lines = conv_net(), []
+    for weight in weights(network):
+        weight.tensor.stop_gradient = not weight.name.startswith("fc")
+    schedule = FreezeSchedule(**{"strategy" if what == "bitfit" else "unfreeze_at": what})
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with schedule.attach(network, optimizer, total_steps=4, say=lines.append):
+        parts = [("fc",), ("", True)] if biases else [("fc",)]
+        assert set(open_names(network)) == expected(network, parts)
+    how = "to train it, name it alone or set stop_gradient=False"
+    assert biases or f"left frozen, as found ({how}): type:bias" in lines
+
+
+def test_the_name_of_an_automatic_stage_opens_what_was_found_frozen():
+    network = conv_net()
+    for tensor in network.fc.parameters():
+        tensor.stop_gradient = True
+    table = FreezeSchedule(stages=["head", "*"]).preview(network, total_steps=4)
+    assert table.phases[0].trainable == 10
+
+
+def test_bitfit_where_the_head_has_no_bias_and_where_nothing_has():
+    network = conv_net()
+    network.fc = nn.Linear(4, 2, bias_attr=False)
+    table = FreezeSchedule.bitfit().preview(network, total_steps=4)
+    assert table.phases[0].trainable == 8 + 3 * (4 + 4)
+    network = nn.Sequential(*(nn.Linear(4, 4, bias_attr=False) for _ in range(3)))
+    with pytest.raises(ValueError, match="'type:bias' selects nothing: this network has no bias"):
+        FreezeSchedule.bitfit().preview(network, total_steps=4)
