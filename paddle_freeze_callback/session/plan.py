@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..options.norms import TrainNorm
@@ -17,7 +17,7 @@ from ..stages.partition import (
     stage_names,
     stages_with,
 )
-from ..stages.selectors import Selector, asked_by_name, describe, items, select
+from ..stages.selectors import Selector, asked_by_name, describe, items
 from ..stages.weights import Weight
 from ..strategies.base import Opening, Strategy
 from ..strategies.explicit import Explicit
@@ -143,7 +143,8 @@ def plan(
     depths = _depths(survey, parts, by_opening=by_opening and learning_rates.lr_decay != 1)
     depths |= {stage.name: 0 for stage in rows}
     parts = (*parts, *rows)
-    multipliers = learning_rates.multipliers(depths, lambda key: _rated(survey, parts, key))
+    rated = _rated(survey, parts, list(learning_rates.lr or ()), by_opening=by_opening)
+    multipliers = learning_rates.multipliers(depths, rated)
     parts, multipliers, norms = norms_apart(survey, parts, train_norm, openable, multipliers)
     schedulable = tuple(
         stage.name
@@ -215,16 +216,39 @@ def _depths(survey: Survey, parts: Sequence[Stage], *, by_opening: bool) -> dict
     return {stage.name: survey.depths[stage.parameters[0]] for stage in named}
 
 
-def _rated(survey: Survey, parts: Sequence[Stage], selector: Selector) -> tuple[str, ...]:
-    """The stages that a key of ``lr`` means."""
+def _rated(
+    survey: Survey, parts: Sequence[Stage], keys: Sequence[Selector], *, by_opening: bool
+) -> Callable[[Selector], tuple[str, ...]]:
+    """A function that gives the stages that a key of ``lr`` means.
+
+    Stages that follow from moments of opening may be carved out of each other. There a key that
+    is the name of one means those carved out of it, too, unless a narrower key does.
+    """
     rest = {name for stage in parts if stage.name == REST for name in stage.parameters}
-    try:
-        chosen = {weight.name for weight in select(survey.weights, selector)}
-    except ValueError:  # the name of a stage
-        chosen = set()
-    if chosen and chosen <= rest:
-        raise ValueError(
-            f"{describe(selector, survey.network)!r} never opens under this schedule, so a rate "
-            "for it would have no effect; open it, or drop the rate"
+
+    def members(key: Selector) -> set[str]:
+        try:
+            return {weight.name for weight in survey.select(key)} if key != EVERYTHING else set()
+        except ValueError:  # the name of a stage
+            return set()
+
+    def stages_of(selector: Selector) -> tuple[str, ...]:
+        chosen = members(selector)
+        if chosen and chosen <= rest:
+            raise ValueError(
+                f"{describe(selector, survey.network)!r} never opens under this schedule, so a "
+                "rate for it would have no effect; open it, or drop the rate"
+            )
+        names = stage_names(survey, parts, selector)
+        if not by_opening or names != (selector,):
+            return names
+        narrower = [other for key in keys if len(other := members(key)) < len(chosen)]
+        return names + tuple(
+            stage.name
+            for stage in parts
+            if stage.name != selector
+            and chosen.issuperset(stage.parameters)
+            and not any(other.issuperset(stage.parameters) for other in narrower)
         )
-    return stage_names(survey, parts, selector)
+
+    return stages_of

@@ -130,6 +130,41 @@ def test_a_star_stands_for_the_stages_that_no_other_key_means():
     assert {rate for name, rate in rates.items() if "block" in name and "._" not in name} == {0.1}
 
 
+CARVED = {0: "fc", "1 step": "block3.1", "2 steps": "*"}
+
+
+@pytest.mark.parametrize(
+    ("moments", "lr", "expected"),
+    [
+        (CARVED, {"!fc": 0.1}, {"fc": 1, "block3.1": 0.1, "!fc": 0.1}),
+        (
+            {**CARVED, "2 steps": "block3"},
+            {"block3": 0.5},
+            {"fc": 1, "block3.1": 0.5, "block3": 0.5, "rest": 1},
+        ),
+        (
+            {**CARVED, "2 steps": "block3"},
+            {"block3": 0.5, "block3.1": 0.2},
+            {"fc": 1, "block3.1": 0.2, "block3": 0.5, "rest": 1},
+        ),
+        (
+            CARVED,
+            {"!fc": 0.1, "block3": 0.2, "*": 3},
+            {"fc": 3, "block3.1": 0.2, "block3": 0.2, "!fc": 0.1},
+        ),
+        (
+            {0: ["head", "type:bias"]},
+            {"head": 0.5},
+            {"head": 0.5, "head (2)": 0.5, "type:bias": 1, "rest": 1},
+        ),
+    ],
+    ids=["all but", "a layer", "a narrower key", "three keys", "a head in two"],
+)
+def test_a_rate_is_for_all_that_its_key_means_however_moments_cut_it(moments, lr, expected):
+    table = FreezeSchedule(unfreeze_at=moments, lr=lr).preview(conv_net(), total_steps=4)
+    assert {stage.name: stage.multiplier for stage in table.stages} == expected
+
+
 def test_rates_may_be_said_of_parts_of_what_opens_together():
     network = conv_net()
     optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
