@@ -122,7 +122,7 @@ class FreezeSchedule:
         """
         _no_strategy("ulmfit", options)
         recipe = RECIPES["ulmfit"]
-        return cls(**{**recipe.arguments, **recipe.rates, **options})
+        return cls(**{**recipe.arguments, **recipe.rates_beside(options)})
 
     @classmethod
     def lp_ft(cls, at: When = "50%", **options: Any) -> FreezeSchedule:
@@ -223,14 +223,19 @@ class FreezeSchedule:
         HeadThenAll(at=2)
         """
         _no_strategy("fine_tune", options)
-        named("freeze_epochs", Moment.of, freeze_epochs)
+        if not named("freeze_epochs", Moment.of, freeze_epochs).value:
+            raise ValueError(
+                f"freeze_epochs={freeze_epochs!r} leaves out the head's cycle; for that of "
+                'everything write FreezeSchedule(unfreeze_at={0: {"unfreeze": "*", "lr": 0.5}}, '
+                'lr_decay="100 in all", phase_lr="one_cycle:0.3:5")'
+            )
         positive("lr_mult", lr_mult, "100")
         given = {
             "strategy": HeadThenAll(freeze_epochs),
-            "lr_decay": f"{lr_mult} in all",
             "phase_lr": ["one_cycle:0.99", f"one_cycle:{pct_start}:{div}"],
+            **({"lr_decay": f"{lr_mult} in all"} if lr_mult != 100 else {}),  # else the recipe's
         }
-        return cls(**{**RECIPES["fine_tune"].rates, **given, **options})
+        return cls(**RECIPES["fine_tune"].rates_beside({**given, **options}))
 
     @classmethod
     def from_args(cls, args: Any) -> FreezeSchedule:

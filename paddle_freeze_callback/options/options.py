@@ -317,9 +317,11 @@ class Options:
         Raises:
             ValueError, TypeError: if one is wrong, or two contradict each other.
         """
-        usual = recipe_of(self.strategy).rates if isinstance(self.strategy, str) else {}
-        given = {each.name: getattr(self, each.name) for each in fields(LearningRates)}
-        return LearningRates(**{**usual, **{n: v for n, v in given.items() if v is not None}})
+        every = {each.name: getattr(self, each.name) for each in fields(LearningRates)}
+        given = {name: value for name, value in every.items() if value is not None}
+        if isinstance(self.strategy, str):
+            given = recipe_of(self.strategy).rates_beside(given)
+        return LearningRates(**given)
 
     def rule(self) -> Strategy:
         """The strategy that the options add up to.

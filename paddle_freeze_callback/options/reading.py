@@ -96,7 +96,7 @@ def arguments(options: Mapping[str, Any], where: Callable[[str], str]) -> dict[s
     if strategy is None and not own:
         return rest
     recipe = _recipe(strategy, own, where)
-    return {**recipe.rates, **rest, "strategy": _made(recipe, own, where)}
+    return {**recipe.rates_beside(rest), "strategy": _made(recipe, own, where)}
 
 
 def named_in(error: Exception, options: Iterable[str]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..words import did_you_mean
+from ..words import EVERYTHING, did_you_mean
 from .base import Strategy
 from .deciding import ByGradient, OnPlateau
 from .explicit import Explicit
@@ -50,6 +50,17 @@ class Recipe:
         """The arguments that may be given beside its name: not what makes it what it is."""
         fixed = self.arguments.keys() & required_of(self.strategy)
         return [name for name in arguments_of(self.strategy) if name not in fixed]
+
+    def rates_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its options for learning rates and those that are given, which win.
+
+        >>> recipe_of("ulmfit").rates_beside({"lr": {"head": 1, "*": 0.1}})
+        {'lr': {'head': 1, '*': 0.1}}
+        """
+        lr = given.get("lr")
+        all_set = isinstance(lr, Mapping) and EVERYTHING in lr  # which leaves a decay no stage
+        usual = {n: v for n, v in self.rates.items() if not (all_set and n == "lr_decay")}
+        return {**usual, **given}
 
 
 #: The papers are named at the constructors of FreezeSchedule with the same names.

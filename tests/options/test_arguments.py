@@ -298,12 +298,35 @@ def test_a_recipe_by_name_prints_as_it_was_written():
         ({"strategy": "gradual", "every": 1}, "write for example strategy=Gradual(every=..."),
         ({"strategy": "ulmfitt"}, "unknown strategy 'ulmfitt'; did you mean 'ulmfit'? known: grad"),
         ({"strategy": "fine_tune", "every": 1}, "strategy= and every= contradict each other"),
-        ({"strategy": "ulmfit", "lr": {"*": 1}}, "lr_decay=2.6 and lr={'*': ...} contradict"),
+        (
+            {"strategy": "ulmfit", "lr": {"*": 1}, "lr_decay": 2},
+            "lr_decay=2 and lr={'*': ...} contradict",
+        ),
     ],
 )
 def test_what_contradicts_a_recipe_is_an_error(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         FreezeSchedule(**options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name, **options: FreezeSchedule(strategy=name, **options),
+        lambda name, **options: getattr(FreezeSchedule, name)(**options),
+        lambda name, **_: FreezeSchedule.from_args(
+            FreezeArguments(freeze_strategy=name, freeze_lr=["head=1", "*=0.1"])
+        ),
+    ],
+    ids=["by name", "constructor", "flags"],
+)
+@pytest.mark.parametrize("name", ["ulmfit", "fine_tune"])
+def test_rates_of_every_stage_replace_the_decay_of_a_recipe(name, make):
+    rates = make(name, lr={"head": 1, "*": 0.1})._manners["learning_rates"]
+    assert rates.lr_decay == 1
+    assert rates.phase_decay == (0.5 if name == "fine_tune" else 1)
+    with pytest.raises(ValueError, match="contradict each other"):
+        FreezeSchedule.fine_tune(lr_mult=8, lr={"*": 1})
 
 
 def test_every_strategy_has_a_name_for_flags():

@@ -188,6 +188,9 @@ def as_fastai(frozen, unfrozen, stages, lr=1.0, mult=100, pct_start=0.3, div=5.0
 
 
 STAGES = ("head", "block3", "block2", "block1")
+WITHOUT_HEADS_CYCLE = FreezeSchedule(
+    unfreeze_at={0: {"unfreeze": "*", "lr": 0.5}}, lr_decay="100 in all", phase_lr="one_cycle:0.3:5"
+)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +203,9 @@ STAGES = ("head", "block3", "block2", "block1")
             FreezeSchedule.fine_tune(freeze_epochs="3 steps", lr_mult=8, pct_start=0.5, div=2.5),
             as_fastai(3, 18, STAGES, 1.0, 8, 0.5, 2.5),
         ),
+        (WITHOUT_HEADS_CYCLE, as_fastai(0, 21, STAGES)),
     ],
-    ids=["as it is", "by name", "two epochs", "all else"],
+    ids=["as it is", "by name", "two epochs", "all else", "without the head's cycle"],
 )
 def test_fine_tune_has_the_rates_of_fastai_in_every_step(schedule, expected):
     network = conv_net()
@@ -210,6 +214,14 @@ def test_fine_tune_has_the_rates_of_fastai_in_every_step(schedule, expected):
         for rates in expected:
             assert freezing.learning_rates == pytest.approx(rates, rel=1e-9)
             freezing.step()
+
+
+@pytest.mark.parametrize("nothing", [0, "0 steps", "0%"])
+def test_fine_tune_without_the_cycle_of_the_head_is_refused_with_what_does_it(nothing):
+    with pytest.raises(ValueError, match="leaves out the head's cycle") as refused:
+        FreezeSchedule.fine_tune(freeze_epochs=nothing)
+    code = re.search(r"write (.*)$", str(refused.value))[1]
+    assert repr(eval(code)) == repr(WITHOUT_HEADS_CYCLE)
 
 
 # ---------------------------------------------------------------- in each loop
