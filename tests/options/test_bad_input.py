@@ -174,7 +174,7 @@ ROWS = {
     ),
     "no bias": (
         lambda: select(weights(nn.Linear(2, 2, bias_attr=False)), "bias"),
-        "'bias' matches no parameter or layer",
+        "selector 'bias' selects nothing: this network has no bias",
     ),
     "class of layers": (lambda: chosen(nn.Linear), "Linear is a class; write 'type:Linear'"),
     "share without its end": (lambda: chosen("30%"), "a share is 'top 30%' or 'bottom 30%'"),
