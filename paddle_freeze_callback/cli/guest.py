@@ -296,9 +296,8 @@ class Guest:
             print(f"paddle-freeze: error: {error}", file=sys.stderr, flush=True)
             return
         self._say(f"{follower.steps_done} steps done")
-        saves = self._schedule is not None and self._schedule._options.save_trained
-        if failed and saves and not self._refusal:
-            self._say("the script failed: save_trained writes nothing")
+        if failed and not self._refusal:
+            self._say("the script failed: nothing is checked or written at its end")
 
     def _failed(self) -> bool:
         """Whether the script, or its part in multiprocessing, ends by a failure."""

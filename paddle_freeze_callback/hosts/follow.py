@@ -196,12 +196,12 @@ class Follower:
                 "missing; resume from one that was saved under this schedule"
             ),
         )
-        this, run = weakref.ref(self), weakref.ref(self.run)
+        this, run = weakref.WeakMethod(self._let_go), weakref.ref(self.run)
 
         def put_back() -> None:  # by its user, or by another run that takes the network
-            alive = this()
-            if alive is not None and alive.run is run():
-                alive._let_go()
+            let_go = this()
+            if let_go is not None and let_go.__self__.run is run():
+                let_go()
 
         self.run.undo_also(put_back)
 
