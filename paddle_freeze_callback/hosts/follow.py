@@ -196,12 +196,13 @@ class Follower:
                 "missing; resume from one that was saved under this schedule"
             ),
         )
-        this, run = weakref.WeakMethod(self._let_go), weakref.ref(self.run)
+        this, run = weakref.ref(self), weakref.ref(self.run)
+        let_go = weakref.WeakMethod(self._let_go)
 
         def put_back() -> None:  # by its user, or by another run that takes the network
-            let_go = this()
-            if let_go is not None and let_go.__self__.run is run():
-                let_go()
+            alive, end = this(), let_go()
+            if alive is not None and end is not None and alive.run is run():
+                end()
 
         self.run.undo_also(put_back)
 
