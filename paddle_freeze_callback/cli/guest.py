@@ -103,6 +103,7 @@ class Guest:
         self._follower: Follower | None = None
         self._followed: list[Any] = []
         self._refusal = ""
+        self._status: Any = None  # that the script gave to sys.exit()
         self._process = 0
 
     def watch(self) -> None:
@@ -120,6 +121,14 @@ class Guest:
             self._made.append(weakref.ref(made))
             return made
 
+        leave = sys.exit
+
+        @functools.wraps(leave)
+        def noted(status: Any = None) -> NoReturn:
+            self._status = status
+            leave(status)
+
+        sys.exit = noted
         Optimizer.__new__ = new
         for watch in (FORWARDS, BATCHES, LOADS):
             watch.listen(self)
@@ -279,13 +288,24 @@ class Guest:
         follower, self._follower = self._follower, None
         if follower is None or os.getpid() != self._process:  # a copy by fork
             return
+        failed = self._failed()
         try:
-            follower.close()
-        except RuntimeError as error:
+            follower.close(verify=not failed)
+        except (RuntimeError, ValueError, OSError) as error:
             self._wish.note("refused")
             print(f"paddle-freeze: error: {error}", file=sys.stderr, flush=True)
             return
         self._say(f"{follower.steps_done} steps done")
+        if failed and not self._refusal:
+            self._say("the script failed: nothing is checked or written at its end")
+
+    def _failed(self) -> bool:
+        """Whether the script, or its part in multiprocessing, ends by a failure."""
+        # Python sets last_value before any hook for what nobody caught, and not for SystemExit;
+        # multiprocessing ends its part while the exception is on its way.
+        error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+        status = error.code if isinstance(error, SystemExit) else error
+        return bool(self._refusal or self._status or (status is not None and status != 0))
 
 
 def _in_flags(text: str) -> str:

@@ -12,6 +12,7 @@ The run begins at the first forward in training mode, not before: weights, a res
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from paddle import nn
 
 from ..freezing import optimizer as optimizers
 from ..session.record import Record
-from ..session.session import Freezing
+from ..session.session import Freezing, gone_on
 from ..stages.partition import Survey
 from ..strategies.run import Run
 from ..words import warn
@@ -136,10 +137,10 @@ class Follower:
         """
         opened = [tensor for tensor in self._found_frozen if not tensor.stop_gradient]
         if opened and self.run is not None:
-            self.run.restore()
+            run, self.run = self.run, None
+            run.restore()
             for tensor in opened:
                 tensor.stop_gradient = False
-            self.run = None
             self._say("weights that were frozen opened before the first step: begins again")
             self.begin()
 
@@ -195,6 +196,15 @@ class Follower:
                 "missing; resume from one that was saved under this schedule"
             ),
         )
+        this, run = weakref.ref(self), weakref.ref(self.run)
+        let_go = weakref.WeakMethod(self._let_go)
+
+        def put_back() -> None:  # by its user, or by another run that takes the network
+            alive, end = this(), let_go()
+            if alive is not None and end is not None and alive.run is run():
+                end()
+
+        self.run.undo_also(put_back)
 
     # ------------------------------------------------------------ the optimizers
 
@@ -242,10 +252,7 @@ class Follower:
         elif self.steps_done == total:
             self.run.settle(total)
         elif self.steps_done == total + 1:
-            self._say(
-                f"step {self.steps_done}: the loop goes on after the {total} steps that were "
-                "announced; nothing opens or freezes any more"
-            )
+            self._say(gone_on(self.steps_done, total))
 
     def _handing_out(self, optimizer: Any, method: Any, *given: Any, **named: Any) -> Any:
         state = method(*given, **named)

@@ -198,8 +198,9 @@ def _refuse_endless(plan: Plan, run: Run) -> None:
         )
     if run.total_steps is None:
         raise ValueError(
-            f"{shaped}, and the training data has no length; give the loop the number of steps, "
-            "or phase_decay= alone, which needs no end"
+            f"{shaped}, and how many steps the run has is not known: the training data has no "
+            "length, or epochs were given alone; give the number of steps (steps_per_epoch= or "
+            "total_steps=), or phase_decay= alone, which needs no end"
         )
 
 

@@ -55,6 +55,7 @@ from .preflight import (
     refuse_split,
 )
 from .record import Record, best_file, file_at
+from .tensor_file import refuse_unwritable
 from .timeline import Rate, Timeline
 from .trained import Trained
 from .transition import Open, Transition, numbers, tags
@@ -108,6 +109,8 @@ class Freezing:
         refuse_misfits(self._plan, survey, run, evaluates=evaluates, decisions=decisions)
         split = refuse_split(survey, cached=cache is not None, saves=save_trained is not None)
         self._split = bool(split)
+        if save_trained is not None and parallel.rank() == 0:
+            refuse_unwritable(save_trained)
         self._best_file = best_file(parallel.rank() if split else None)
         for doubt in doubts(self._plan, run, optimizer) + idle_cache(self._plan, run, cache):
             warn(doubt)
@@ -591,6 +594,8 @@ class Freezing:
         strategy = self._plan.strategy
         if strategy.needs_evaluation and self._seen and not self._timeline.decisions:
             raise ValueError(strategy.unknown_metric(self._seen))
+        if self.history and self._is_over():
+            return
         self._converge()
         coming = self._timeline.next_step(self._step)
         self._due = _NEVER if coming is None else coming
@@ -602,6 +607,16 @@ class Freezing:
             names = [name for name in self._open if name in self._plan.schedulable]
             members = {name: self._freezer.members(name) for name in names}
             self._sample = GradientSample(members, self._step)
+
+    def _is_over(self) -> bool:
+        """Whether all steps that were announced are done: nothing opens or freezes after them."""
+        total = self._timeline.run.total_steps
+        if total is None or self._step < total:
+            return False
+        self._due = total + 1 if self._step == total else _NEVER
+        if self._step == total + 1:
+            self._say(gone_on(self._step, total))
+        return True
 
     def _converge(self) -> None:
         """Make the network be as the timeline has it for the step of now."""
@@ -763,6 +778,14 @@ def _parameters(network: nn.Layer) -> dict[int, tuple[str, paddle.Tensor]]:
         for path, layer in layers(network)
         for own, tensor in own_parameters(layer).items()
     }
+
+
+def gone_on(step: int, total: int) -> str:
+    """The line for a loop that makes more steps than it announced."""
+    return (
+        f"step {step}: the loop goes on after the {total} steps that were announced; "
+        "nothing opens or freezes any more"
+    )
 
 
 def _agreed(names: tuple[str, ...]) -> tuple[str, ...]:

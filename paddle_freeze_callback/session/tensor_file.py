@@ -7,6 +7,7 @@ bfloat16, some need types that only new releases of Paddle have.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -60,11 +61,36 @@ def write(
     text += b" " * (-len(text) % 8)
     partial = Path(f"{os.fspath(file)}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            stream.write(np.ascontiguousarray(array_of(tensor)).reshape(-1).view("uint8").data)
-    os.replace(partial, file)
+    try:
+        with partial.open("wb") as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            for tensor in tensors.values():
+                stream.write(np.ascontiguousarray(array_of(tensor)).reshape(-1).view("uint8").data)
+        os.replace(partial, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def refuse_unwritable(file: str | os.PathLike[str]) -> None:
+    """Refuse a path at which no file can be written.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    path = Path(file).absolute()
+    if path.is_dir():
+        raise ValueError(
+            f"save_trained: {file} is a folder; name a file, such as {path / 'trained.safetensors'}"
+        )
+    above = next(one for one in path.parents if one.exists())
+    if not above.is_dir():
+        raise ValueError(f"save_trained: {file} cannot be written: {above} is no folder")
+    if not os.access(above, os.W_OK):
+        raise ValueError(
+            f"save_trained: {file} cannot be written: nothing may be written in {above}"
+        )
 
 
 def read(file: str | os.PathLike[str]) -> tuple[dict[str, paddle.Tensor], dict[str, str]]:

@@ -84,7 +84,13 @@ def curve_of(shape: Any) -> Callable[[float], float]:
         )
 
     def curve(share: float) -> float:
-        value = shape(share)
+        try:
+            value = shape(share)
+        except Exception as error:
+            raise ValueError(
+                f"phase_lr: {shape_name(shape)} raised {type(error).__name__}: {error}, for the "
+                f"share {share:.3g} of a phase"
+            ) from error
         if not is_number(value) or not 0 <= value < math.inf:
             raise ValueError(
                 f"phase_lr: {shape_name(shape)} gave {value!r} for the share {share:.3g} of a "

@@ -41,8 +41,8 @@ class LearningRates:
         for shape in self.shapes:
             curve = curve_of(shape)
             if callable(shape):
-                for tenth in range(10):
-                    curve(tenth / 10)
+                for share in (*(tenth / 10 for tenth in range(10)), 0.95, 0.99, 0.999, 0.9999):
+                    curve(share)
         if self.lr is not None:
             if not isinstance(self.lr, Mapping):
                 raise TypeError(

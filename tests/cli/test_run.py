@@ -191,6 +191,43 @@ dump(net, "loaded")
 
 
 @pytest.mark.parametrize(
+    ("crash", "status"),
+    [
+        ("epoch(net, optimizer); epoch(net, optimizer); raise KeyError('mine')", 1),
+        ("net.train(); net(paddle.ones([1, 1, 6, 6])); raise KeyError('mine')", 1),
+        ("epoch(net, optimizer); sys.exit('mine')", 1),
+    ],
+    ids=["after_steps", "after_a_forward", "by_its_status"],
+)
+def test_a_script_that_fails_leaves_the_file_of_the_last_run(folder, crash, status):
+    (folder.path / "t.safetensors").write_bytes(b"good")
+    script = f"from suite import *\nnet = Net()\noptimizer = adam(net)\n{crash}"
+    done = ended(
+        folder.train(script, "{save_trained: t.safetensors}", "--total-steps", "6"), status
+    )
+    assert (folder.path / "t.safetensors").read_bytes() == b"good"
+    assert told(done)[-1] == "the script failed: nothing is checked or written at its end"
+    assert "mine" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_makes_the_status_1(folder):
+    (folder.path / "there.safetensors").mkdir()
+    done = ended(folder.train(USUAL, "{save_trained: there.safetensors}", *EPOCHS), 1)
+    assert "save_trained: there.safetensors is a folder; name a file" in done.stderr
+    assert not (folder.path / "out.npz").exists()  # before the first step
+    script = USUAL + "os.mkdir('t.safetensors')"
+    done = ended(folder.train(script, "{save_trained: t.safetensors}", *EPOCHS), 1)
+    assert told(done)[-1].startswith("error: ")
+    assert not (folder.path / "t.safetensors.partial").exists()
+
+
+def test_a_shape_of_phases_over_epochs_alone_asks_for_the_flag(folder):
+    schedule = "{unfreeze_at: {0: fc}, phase_lr: cosine}"
+    done = ended(folder.train(USUAL, schedule, *EPOCHS), 1)
+    assert "give the number of steps (--steps-per-epoch or --total-steps)" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("script", "status"),
     [
         (USUAL + "sys.exit(3)", 3),

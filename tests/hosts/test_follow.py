@@ -436,6 +436,45 @@ def test_another_schedule_takes_over_from_one_that_was_not_ended():
     assert not any(p.stop_gradient for p in network.fc.parameters())
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_run_by_hand_takes_over_from_a_followed_one_that_was_not_ended(steps):
+    network = conv_net()
+    optimizer = momentum(network)
+    following = FreezeSchedule(**SCHEDULE).follow(network, optimizer, total_steps=STEPS)
+    if steps:
+        train(network, optimizer, steps=1)
+    else:
+        loss_of(network)
+    second = FreezeSchedule(unfreeze_at={0: "block1"})
+    with second.attach(network, optimizer, total_steps=2) as run:
+        for _ in range(2):
+            train(network, optimizer, steps=1)
+            run.step()
+    following.close()
+    assert following.steps_done == steps
+    assert second.history[0].opened == ("block1",)
+    assert not any(p.stop_gradient for p in network.fc.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*never opens")
+@pytest.mark.parametrize("by", ["attach", "follow"])
+def test_nothing_opens_or_freezes_after_the_steps_that_were_announced(by):
+    network, lines = conv_net(), []
+    optimizer = momentum(network)
+    schedule = FreezeSchedule(unfreeze_at={0: "fc", "6 steps": "*"})
+    run = getattr(schedule, by)(network, optimizer, total_steps=STEPS, say=lines.append)
+    for _ in range(STEPS + 2):
+        train(network, optimizer, steps=1)
+        if by == "attach":
+            run.step()
+    assert set(schedule.run.trained_state_dict()) >= {"fc.weight", "fc.bias"}
+    assert "block1.0.weight" not in schedule.run.trained_state_dict()
+    assert changes(schedule) == [(0, ("fc",))]
+    run.close()
+    told = "step 7: the loop goes on after the 6 steps that were announced; "
+    assert sum(line.startswith(told) for line in lines) == 1, lines
+
+
 def test_what_moves_while_it_is_frozen_is_found():
     network = conv_net()
     optimizer = momentum(network)

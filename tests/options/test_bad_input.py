@@ -747,6 +747,14 @@ ROWS = {
         lambda: FreezeSchedule(phase_lr=lambda share: share - 0.5),
         "gave -0.5 for the share 0 of a phase; it must give a number from 0, a part of the peak",
     ),
+    "a shape that raises": (
+        lambda: FreezeSchedule(phase_lr=lambda share: 1 / share),
+        "phase_lr: <lambda> raised ZeroDivisionError: float division by zero, for the share 0 of",
+    ),
+    "a shape that raises near its end": (
+        lambda: FreezeSchedule(phase_lr=lambda share: {True: 1}[share < 0.95]),
+        "phase_lr: <lambda> raised KeyError: False, for the share 0.95 of a phase",
+    ),
     "a shape in a file": (
         file("phase_lr: [linear, cosin]"), "a.yaml: phase_lr: phase_lr='cosin': is no shape",
     ),
@@ -793,7 +801,7 @@ ROWS = {
         lambda: FreezeSchedule(phase_lr=abs).follow(
             conv_net(), adam(conv_net().parameters()), epochs=2
         ),
-        "phase_lr='abs' needs to know when a phase ends, and the training data has no length",
+        "phase_lr='abs' needs to know when a phase ends, and how many steps the run has is not",
     ),
     "fine_tune of no time": (
         lambda: FreezeSchedule.fine_tune(freeze_epochs=-1), "freeze_epochs: moment -1 is negative",

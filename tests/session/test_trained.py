@@ -448,6 +448,18 @@ def test_a_run_that_fails_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("loop", [by_fit, attached, followed], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("place", ["folder.safetensors", "file/t.safetensors"])
+def test_a_path_that_cannot_be_written_is_refused_before_the_first_step(tmp_path, loop, place):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "file").touch()
+    network = conv_net()
+    before = values(network)
+    with pytest.raises(ValueError, match=r"save_trained: .*(is a folder; name|is no folder)"):
+        loop(network, FreezeSchedule(save_trained=tmp_path / place))
+    assert moved(before, values(network)) == set()
+
+
 def test_the_first_of_several_processes_writes(tmp_path, monkeypatch):
     network = conv_net()
     run = FreezeSchedule().attach(network, adam(network), total_steps=9)
