@@ -157,8 +157,10 @@ def test_the_schedule_is_kept_epoch_by_epoch_and_what_is_frozen_stays_bitwise(fo
     done = ended(folder.train(USUAL, STAGED, *EPOCHS))
     opened = [line.split(";")[0] for line in told(done) if line.startswith("step")]
     assert opened == [
-        "step 0, epoch 0: opens fc", "step 2, epoch 1: opens body", "step 4, epoch 2: opens the rest",
-    ]  # fmt: skip
+        "step 0, epoch 0: opens fc",
+        "step 2, epoch 1: opens body",
+        "step 4, epoch 2: opens the rest",
+    ]
     ended(folder.train(USUAL, HEAD, "--total-steps", "6"))
     assert folder.moved() == {"fc.weight", "fc.bias"}
 
