@@ -665,7 +665,8 @@ class Freezing:
         known = None if record is None else record.trained
         alone, network = self._plan.alone, self._freezer.network
         rows = {weight.name: weight.rows for weight in self._freezer.weights if weight.rows}
-        trained = Trained(network, alone, () if known is None and not self._step else known, rows)
+        before = () if known is None and not self._step else known
+        trained = Trained(network, self._freezer.weights, alone, before, rows)
         if known is None and not self._plan.strategy.foreign:
             for _, names in self._timeline.walk(0, self._step):
                 trained.opened(self._names(names))

@@ -17,7 +17,7 @@ from paddle import nn
 
 from ..bits import digest
 from ..freezing.rows import write as write_rows
-from ..stages.weights import merging, weights
+from ..stages.weights import Weight, merging, weights
 from ..version import VERSION
 from ..words import did_you_mean
 from .tensor_file import kind_of, read, write
@@ -33,6 +33,7 @@ class Trained:
 
     Args:
         network: the network, as it was found.
+        every: all its weights.
         alone: names of the weights that are left alone: who knows what moves them.
         before: names of what had trained or moved when the run was resumed; ``None`` if only the
             weights are known then, which :meth:`opened` is told of.
@@ -42,6 +43,7 @@ class Trained:
     def __init__(
         self,
         network: nn.Layer,
+        every: Iterable[Weight],
         alone: Collection[str],
         before: Collection[str] | None = (),
         rows: Mapping[str, Span] | None = None,
@@ -52,8 +54,9 @@ class Trained:
         for name, span in {**dict.fromkeys(before or ()), **cut(before or ())}.items():
             if self._rows.get(name, span) != span:  # other rows trained before, or all
                 del self._rows[name]
-        state = _state(network, self._rows)
-        beside = _state(network).keys() - {weight.name for weight in weights(_bare(network))}
+        known = {weight.name.removeprefix(prefix): weight.tensor for weight in every}
+        state = _state(network, self._rows, known)
+        beside = _state(network, None, known).keys() - known.keys()
         self._known = frozenset(state)
         self._names: set[str] = set(beside) if before is None else set()
         self.opened(before or ())
@@ -206,13 +209,17 @@ def cut(names: Iterable[str]) -> dict[str, Span]:
     return {one[1]: (int(one[2]), int(one[3])) for one in found}
 
 
-def _state(network: nn.Layer, rows: Mapping[str, Span] | None = None) -> dict[str, paddle.Tensor]:
+def _state(
+    network: nn.Layer,
+    rows: Mapping[str, Span] | None = None,
+    known: Mapping[str, paddle.Tensor] | None = None,
+) -> dict[str, paddle.Tensor]:
     """Weights by their first names, tied ones once, and all else that a checkpoint holds.
 
-    A weight of which rows alone train comes in up to three parts.
+    A weight of which rows alone train comes in up to three parts. The weights may be known already.
     """
     network = _bare(network)
-    found = {weight.name: weight.tensor for weight in weights(network)}
+    found = dict(known or {weight.name: weight.tensor for weight in weights(network)})
     seen = {id(tensor) for tensor in found.values()}
     # That of Paddle itself: libraries, and mixed precision by a hook, hand out other tensors.
     for name, tensor in nn.Layer.state_dict(network, use_hook=False).items():
