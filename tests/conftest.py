@@ -37,6 +37,10 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_configure() -> None:
+    from hypothesis import settings  # here, for the matrix reads this file without it
+
+    settings.register_profile("any machine", deadline=None)  # a timing is never asserted
+    settings.load_profile("any machine")
     # PaddleNLP's Trainer in several processes ends in this Paddle's zlib, unless another is there.
     if OLD and os.name == "posix":
         os.environ.setdefault("LD_PRELOAD", "libz.so.1")
