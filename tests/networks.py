@@ -6,6 +6,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddle_freeze_callback import FreezeSchedule
+
 
 class TwoLayers(nn.Layer):
     """The smallest backbone with a head."""
@@ -95,6 +97,18 @@ def values(network: nn.Layer) -> dict[str, np.ndarray]:
 def moved(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
     """Names of the tensors that are not bitwise the same."""
     return {name for name in before if before[name].tobytes() != after[name].tobytes()}
+
+
+def rates_from(step: int, options: dict, **length) -> dict[int, dict[str, float]]:
+    """The learning rates before each of the last of 12 steps, in a run continued at one of them."""
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
+    found = {}
+    with FreezeSchedule(**options).attach(network, optimizer, step=step, **length) as freezing:
+        for index in range(step, 12):
+            found[index] = freezing.learning_rates
+            freezing.step()
+    return found
 
 
 def open_names(network: nn.Layer) -> list[str]:

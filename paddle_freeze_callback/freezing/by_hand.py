@@ -10,6 +10,7 @@ from paddle import nn
 
 from ..stages.partition import Survey
 from ..stages.selectors import Selector, asked_by_name, items
+from ..stages.weights import Weight
 from ..words import EVERYTHING
 from .freezer import set_frozen
 from .kernels import Spared, spare
@@ -110,13 +111,12 @@ def unfreeze(network: nn.Layer, selector: Selector = EVERYTHING) -> tuple[str, .
     return tuple(opened)
 
 
-def held_by_hand(network: nn.Layer, opening: Collection[str]) -> list[str]:
+def held_by_hand(survey: Survey, opening: Collection[Weight]) -> list[str]:
     """The layers whose statistics :func:`freeze` holds though these weights of theirs open."""
-    state = _by_hand.get(network)
+    state = _by_hand.get(survey.network)
     if state is None or not state.held:
         return []
-    survey = Survey(network)
-    ids = {id(survey.by_name[name].tensor) for name in opening}
+    ids = {id(weight.tensor) for weight in opening}
     return [
         path
         for path, layer, governors in governed(tree(survey), statistics=True)

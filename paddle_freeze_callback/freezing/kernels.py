@@ -36,9 +36,6 @@ _RELEASE = release(paddle.__version__)
 # In a trace of to_static what a layer is given is a value of the trace.
 _TENSORS = (paddle.Tensor, paddle.pir.Value)
 
-# Which weights of a layer train: all, some, or none.
-ALL, SOME, NONE = "all", "some", "none"
-
 
 @dataclass(frozen=True)
 class _Kernel:
@@ -47,13 +44,12 @@ class _Kernel:
     Attributes:
         layers: the layers that call them.
         weights: the attributes that they read their weights from.
-        fails: which weights train when they fail.
-        inputs: whether their inputs must want gradients, too.
+        inputs: whether their inputs must want gradients, too, or they raise; others give no
+            gradient where only a part of the weights trains.
     """
 
     layers: tuple[type[nn.Layer], ...]
     weights: tuple[str, ...]
-    fails: frozenset[str]
     inputs: bool
 
 
@@ -61,21 +57,18 @@ _KERNELS = (
     _Kernel(
         (nn.BatchNorm, nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm),
         ("weight", "bias"),
-        frozenset({SOME}),
         inputs=False,
     ),
     _Kernel(
         (nn.InstanceNorm1D, nn.InstanceNorm2D, nn.InstanceNorm3D),
         ("scale", "bias"),
-        frozenset({ALL, SOME}),
         inputs=True,
     ),
-    _Kernel((nn.PReLU,) if _RELEASE >= (3, 1) else (), ("_weight",), frozenset({ALL}), inputs=True),
-    _Kernel((nn.HSigmoidLoss,), ("weight", "bias"), frozenset({ALL, SOME, NONE}), inputs=True),
+    _Kernel((nn.PReLU,) if _RELEASE >= (3, 1) else (), ("_weight",), inputs=True),
+    _Kernel((nn.HSigmoidLoss,), ("weight", "bias"), inputs=True),
     _Kernel(
         (nn.GroupNorm,) if _RELEASE < (3, 1) else (),
         ("weight", "bias"),
-        frozenset({ALL, SOME}),
         inputs=True,
     ),
 )
@@ -122,8 +115,8 @@ class Spared:
                     self._recurrent.append(weakref.ref(layer))
                 continue
             kernel = next((one for one in _KERNELS if isinstance(layer, one.layers)), None)
-            own = _own(layer, kernel).values() if kernel else ()
-            if kernel and own and (kernel.inputs or _which(own) in kernel.fails):
+            flags = {one.stop_gradient for one in _own(layer, kernel).values()} if kernel else set()
+            if kernel and flags and (kernel.inputs or len(flags) == 2):
                 self._hooks.append(_Hooks(layer, kernel))
 
     def undo(self) -> None:
@@ -132,11 +125,6 @@ class Spared:
             self._hooks.pop().undo()
         while self._recurrent:
             _Aliases.take_off(self._recurrent.pop()())
-
-
-def _which(tensors: Iterable[paddle.Tensor]) -> str | None:
-    trains = {not tensor.stop_gradient for tensor in tensors}
-    return {(): None, (True,): ALL, (False,): NONE}.get(tuple(trains), SOME)
 
 
 def _own(layer: nn.Layer, kernel: _Kernel) -> dict[str, Any]:

@@ -121,9 +121,8 @@ class Follower:
         self._step_is_over()
         if self.run is None and all(one.stop_gradient for one in self._network.parameters()):
             return  # frozen for somebody else's step, as loops of GANs do
-        first = self.run is None
         self.begin()
-        if not (first and self._found_frozen):
+        if not self._found_frozen:
             FORWARDS.leave(self)
         if self._counts_epochs and self._epoch != latest_iteration():
             self._epoch = latest_iteration()

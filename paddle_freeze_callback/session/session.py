@@ -115,7 +115,7 @@ class Freezing:
         for doubt in doubts(self._plan, run, optimizer) + idle_cache(self._plan, run, cache):
             warn(doubt)
         will_open = refuse_optimizer(self._plan, survey, run, optimizer)
-        held = held_by_hand(network, [weight.name for weight in will_open])
+        held = held_by_hand(survey, will_open)
         if held:
             warn(
                 f"freeze() holds the statistics of {listing(held)}, whose weights this schedule "

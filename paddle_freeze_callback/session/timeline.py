@@ -217,13 +217,12 @@ class Timeline:
             ramped = min(at + window, end)
             cuts = [*range(at, ramped, max(window // _SLICES, 1)), ramped, end]
             for first, after in itertools.pairwise(cuts):
-                values, _ = self.multipliers(first, openings)
                 ramps = self.plan.learning_rates.ramps(
                     first, self.run, openings.since, openings.latest
                 )
                 for name in names if first < after else ():
                     share, own = ramps.get(name, 1.0), found.setdefault(name, [])
-                    whole = float(f"{values.get(name, 1.0) / share:.9g}")
+                    whole = self.plan.multipliers.get(name, 1.0)
                     if own and own[-1][1:] == (first, whole, share):
                         first_of_it = own.pop().first
                     else:

@@ -17,6 +17,7 @@ from ..words import did_you_mean
 
 CONSTANT = "constant"
 
+_RISE, _DIV, _DIV_FINAL = 0.25, 25.0, 1e5  # of fastai's fit_one_cycle
 _ONE_CYCLE = "one_cycle:0.3:25:1e5: the share in which it rises, peak / first, peak / last rate"
 
 
@@ -35,8 +36,7 @@ _CURVES: dict[str, Callable[[float], float]] = {
     CONSTANT: lambda share: 1.0,
     "linear": lambda share: 1 - share,
     "cosine": lambda share: _eased(1.0, 0.0, share),
-    # The defaults of fastai's fit_one_cycle.
-    "one_cycle": functools.partial(_one_cycle, 0.25, 25.0, 1e5),
+    "one_cycle": functools.partial(_one_cycle, _RISE, _DIV, _DIV_FINAL),
 }
 
 
@@ -52,7 +52,7 @@ def _written(text: str) -> Callable[[float], float]:
         raise ValueError(f"takes no numbers; write {name!r}")
     try:
         given = [float(number) for number in numbers]
-        rise, div, div_final = given + [0.25, 25.0, 1e5][len(given) :]
+        rise, div, div_final = given + [_RISE, _DIV, _DIV_FINAL][len(given) :]
     except ValueError:
         raise ValueError(f"is not of the form {_ONE_CYCLE}") from None
     if not (0 < rise < 1 and 1 <= div < math.inf and 1 <= div_final < math.inf):

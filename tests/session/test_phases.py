@@ -10,7 +10,7 @@ import paddle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Images, Stream, conv_net, fit, model_for, moved, rates_of, values
+from networks import Images, Stream, conv_net, fit, model_for, moved, rates_from, rates_of, values
 from timelines import NAMES, line
 from trainers import TrainerCallback, logger, tiny_bert, trainer_for
 
@@ -380,20 +380,10 @@ def test_a_loop_that_goes_on_after_its_end_keeps_the_last_rate():
     ids=["cyclic", "explicit", "fine_tune"],
 )
 def test_a_run_continued_at_any_step_has_the_same_rates(options, start):
-    def rates_from(step):
-        network = conv_net()
-        optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
-        found = {}
-        with FreezeSchedule(**options).attach(
-            network, optimizer, epochs=3, steps_per_epoch=4, step=step
-        ) as freezing:
-            for index in range(step, 12):
-                found[index] = freezing.learning_rates
-                freezing.step()
-        return found
-
-    whole = rates_from(0)
-    assert rates_from(start) == {step: rates for step, rates in whole.items() if step >= start}
+    length = {"epochs": 3, "steps_per_epoch": 4}
+    whole = rates_from(0, options, **length)
+    continued = {step: rates for step, rates in whole.items() if step >= start}
+    assert rates_from(start, options, **length) == continued
 
 
 def test_fit_that_stopped_is_continued_bitwise():

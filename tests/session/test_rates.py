@@ -18,6 +18,7 @@ from networks import (
     model_for,
     moved,
     open_names,
+    rates_from,
     rates_of,
     values,
 )
@@ -386,21 +387,13 @@ def test_a_ramp_in_epochs_or_share_is_counted_in_steps():
 def test_a_run_continued_at_any_step_has_the_same_rates(start):
     """Ramps are derived from the schedule, not carried along."""
 
-    def rates_from(step):
-        network = conv_net()
-        optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
-        schedule = FreezeSchedule(
-            strategy=Cyclic(k=2, every="3 steps"), warmup="5 steps", hold="2 steps", lr_decay=2
-        )
-        found = {}
-        with schedule.attach(network, optimizer, total_steps=12, step=step) as freezing:
-            for index in range(step, 12):
-                found[index] = freezing.learning_rates
-                freezing.step()
-        return found
-
-    whole = rates_from(0)
-    assert rates_from(start) == {step: rates for step, rates in whole.items() if step >= start}
+    options = {
+        "strategy": Cyclic(k=2, every="3 steps"),
+        "warmup": "5 steps", "hold": "2 steps", "lr_decay": 2,
+    }  # fmt: skip
+    whole = rates_from(0, options, total_steps=12)
+    continued = {step: rates for step, rates in whole.items() if step >= start}
+    assert rates_from(start, options, total_steps=12) == continued
 
 
 # ---------------------------------------------------------------- slanted triangle
