@@ -17,6 +17,9 @@ trainer_library = importlib.import_module(f"{LIBRARY}.trainer")
 Trainer, TrainerCallback = trainer_library.Trainer, trainer_library.TrainerCallback
 logger = importlib.import_module(f"{LIBRARY}.utils.log").logger
 
+# tiny_bert's table of words, which both libraries' Trainers train.
+WORD_TABLE = "bert.embeddings" + (".word_embeddings" if LIBRARY == "paddlenlp" else "")
+
 # PaddleFormers 1.2 calls paddle.device.synchronize() there, which raises TypeError on a CPU.
 ACCUMULATES = LIBRARY == "paddlenlp"
 

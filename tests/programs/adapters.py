@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import paddle
 from resume import difference, in_a_process
-from trainers import LIBRARY, InOrder, Tokens, TrainerCallback, tiny_bert, trainer_for
+from trainers import LIBRARY, WORD_TABLE, InOrder, Tokens, TrainerCallback, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule, RandomStages
 
 LINEAR = [".*linear1.*", ".*linear2.*"]
 BLOCKS = ["**.layers.2", "**.layers.1", "**.layers.0"]
-WORDS = "model.bert.embeddings" + (".word_embeddings" if LIBRARY == "paddlenlp" else "")
+WORDS = f"model.{WORD_TABLE}"
 FORMATS = {
     "plain": {"paddlenlp": {"unified_checkpoint": False}, "paddleformers": {}},
     "unified": {

@@ -15,7 +15,7 @@ import paddle
 import pytest
 from networks import Images, conv_net, model_for, moved, values
 from processes import posix_only
-from trainers import ACCUMULATES, Tokens, logger, tiny_bert, trainer_for
+from trainers import ACCUMULATES, WORD_TABLE, Tokens, logger, tiny_bert, trainer_for
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly, HeadThenAll
 from paddle_freeze_callback.session.record import FILE, Record
@@ -66,7 +66,7 @@ RATES = ('freeze_lr=["head=2"]', "freeze_lr_decay=2.6", 'freeze_warmup="3 steps"
          'freeze_train_norm=["always"]',
          'freeze_every="2 steps"', *RATES),
         ('freeze_strategy="cyclic"', 'freeze_every="2 steps"',
-         'freeze_rows=["bert.embeddings.word_embeddings=45:"]'),
+         f'freeze_rows=["{WORD_TABLE}=45:"]'),
         ('freeze_strategy="by_gradient"', 'freeze_every="2 steps"', "freeze_threshold=0.9"),
         ('freeze_strategy="on_plateau"', 'freeze_metric="eval_loss"', "freeze_patience=1",
          "freeze_min_delta=0.001", 'freeze_max_wait="5 steps"', "freeze_restore_best=true",

@@ -10,7 +10,7 @@ import paddle
 import pytest
 from networks import moved, open_names, values
 from paddle import nn
-from trainers import LIBRARY, TrainerCallback, tiny_bert, trainer_for
+from trainers import WORD_TABLE, TrainerCallback, tiny_bert, trainer_for
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "programs"))
 
@@ -468,17 +468,16 @@ def test_a_run_that_is_thrown_away_lets_go():
 def test_new_tokens_train_in_a_trainer_and_its_checkpoints_hold_the_others_as_they_were(tmp_path):
     """Under its AdamW with decay and clipping; a checkpoint is written right after the step."""
     network = tiny_bert()
-    words = "bert.embeddings" + (".word_embeddings" if LIBRARY == "paddlenlp" else "")
     before = values(network)
     seen = []
 
     class Saved(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **context):
-            seen.append(changed_rows(before, model, f"{words}.weight"))
+            seen.append(changed_rows(before, model, f"{WORD_TABLE}.weight"))
 
     trainer = trainer_for(
         network, tmp_path, [Saved()], num_train_epochs=2, weight_decay=0.5,
-        freeze_strategy="head_only", freeze_rows=[f"{words}=40:"], freeze_verify=True,
+        freeze_strategy="head_only", freeze_rows=[f"{WORD_TABLE}=40:"], freeze_verify=True,
     )  # fmt: skip
     trainer.add_callback(FreezeSchedule())
     trainer.train()
