@@ -223,15 +223,10 @@ class FreezeSchedule:
         HeadThenAll(at=2)
         """
         _no_strategy("fine_tune", options)
-        if not named("freeze_epochs", Moment.of, freeze_epochs).value:
-            raise ValueError(
-                f"freeze_epochs={freeze_epochs!r} leaves out the head's cycle; for that of "
-                'everything write FreezeSchedule(unfreeze_at={0: {"unfreeze": "*", "lr": 0.5}}, '
-                'lr_decay="100 in all", phase_lr="one_cycle:0.3:5")'
-            )
+        named("freeze_epochs", Moment.of, freeze_epochs)
         positive("lr_mult", lr_mult, "100")
         given = {
-            "strategy": HeadThenAll(freeze_epochs),
+            "strategy": RECIPES["fine_tune"].made({"at": freeze_epochs}),
             "phase_lr": ["one_cycle:0.99", f"one_cycle:{pct_start}:{div}"],
             **({"lr_decay": f"{lr_mult} in all"} if lr_mult != 100 else {}),  # else the recipe's
         }
@@ -308,7 +303,8 @@ class FreezeSchedule:
             epochs: how long the run is; give any two of these three, or ``total_steps`` alone.
             steps_per_epoch: optimizer steps in an epoch.
             total_steps: optimizer steps in the run.
-            optimizer: the run's; its state is counted, and it is checked. AdamW's is assumed.
+            optimizer: the run's, or a list of them; checked, and its state is counted. AdamW's is
+                assumed.
             batch: what the network is called with: a tensor, or a tuple, list or dictionary. The
                 forward of each stage is then measured, and what a cache keeps is tried out.
 
@@ -330,7 +326,7 @@ class FreezeSchedule:
         manners = self._manners
         return preview(
             network, self._options.stages, self._strategy, manners["learning_rates"], run,
-            optimizer=optimizer, batch=batch, frees_state=manners["free_optimizer_state"],
+            optimizer=_listed(optimizer), batch=batch, frees_state=manners["free_optimizer_state"],
             cache=manners["cache"], untouched=manners["untouched"],
             train_norm=manners["train_norm"], rows=manners["rows"],
         )  # fmt: skip
@@ -421,7 +417,7 @@ class FreezeSchedule:
         step, record = self._done_before(step, run, "attach")
         return self._begin(
             network,
-            list(optimizer) if isinstance(optimizer, tuple) else optimizer,
+            _listed(optimizer),
             run,
             step=step,
             say=_sayer(say),
@@ -485,8 +481,7 @@ class FreezeSchedule:
         """
         run = Run.of(epochs=epochs, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
         done, record = self._done_before(step or 0, run, "follow")
-        several = isinstance(optimizer, (list, tuple))
-        trained_by = list(optimizer) if several else [optimizer]
+        trained_by = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
         release(network)  # a run that nobody ended
         with self._naming_source():
             refuse(
@@ -704,6 +699,11 @@ def _no_strategy(recipe: str, options: Mapping[str, Any]) -> None:
                 f"{name}={options[name]!r} and {recipe}() contradict each other: the recipe is a "
                 f"strategy; write FreezeSchedule({name}=...)"
             )
+
+
+def _listed(optimizer: Any) -> Any:
+    """Several optimizers as a list; one as it is."""
+    return list(optimizer) if isinstance(optimizer, tuple) else optimizer
 
 
 def _made(

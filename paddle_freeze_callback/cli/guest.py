@@ -215,7 +215,8 @@ class Guest:
         atexit.register(self._finish)
         util.Finalize(None, self._finish, exitpriority=0)  # a child of multiprocessing
         kinds = listing([type(one).__name__ for one in chosen], noun="optimizers")
-        self._say(f"takes {_described(network)}, trained by {kinds}; {self._length_text()}")
+        steps = ", of which every one steps in a step" if chosen[1:] else ""
+        self._say(f"takes {_described(network)}, trained by {kinds}{steps}; {self._length_text()}")
         for other, theirs in pairs:
             if other is not network:
                 kinds = listing([type(one).__name__ for one in theirs], noun="optimizers")

@@ -26,12 +26,14 @@ def each(optimizer: Any) -> list[Any]:
     return [innermost(one) for one in (optimizer if isinstance(optimizer, list) else [optimizer])]
 
 
-def training(optimizer: Any, weights: Collection[Weight]) -> Any:
-    """The optimizer that these weights train with; of several, that of the first weight."""
-    several = optimizer if isinstance(optimizer, list) else []
-    first = [id(weight.tensor) for weight in weights][:1]
-    found = [one for one in several if first and first[0] in parameter_ids(one)]
-    return innermost(found[0]) if found else each(optimizer)[0]
+def training(optimizer: Any, weights: Collection[Weight]) -> dict[Any, int]:
+    """The optimizers that train these weights, and how many elements each does."""
+    several = each(optimizer)
+    if len(several) == 1:
+        return {several[0]: 1}
+    held = [(one, parameter_ids(one)) for one in several]
+    shares = {one: sum(w.numel for w in weights if id(w.tensor) in ids) for one, ids in held}
+    return {one: share for one, share in shares.items() if share} or {several[0]: 1}
 
 
 def awaits_state(optimizer: Any) -> bool:

@@ -156,6 +156,11 @@ def current(optimizer: Any) -> float:
     return float(optimizer.get_lr())
 
 
+def mean(shares: Mapping[Any, int]) -> float:
+    """The own rate of several optimizers, where each trains so many elements of one stage."""
+    return sum(current(one) * share for one, share in shares.items()) / sum(shares.values())
+
+
 def check_optimizer(optimizer: Any) -> None:
     """Refuse an optimizer that has no rate per parameter.
 

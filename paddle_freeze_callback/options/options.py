@@ -122,8 +122,8 @@ class Options:
     rows: Mapping[str, str] | None = option(
         None,
         "tensors of which some rows train alone, from start to end, while all others stay as they "
-        'are, such as {"embeddings.word_embeddings": "30522:"} for new tokens; as a flag pairs, '
-        "such as embeddings.word_embeddings=30522:",
+        'are, such as {"embeddings.word_embeddings": "30522:"} for new tokens, at the rate of the '
+        "head; as a flag pairs, such as embeddings.word_embeddings=30522:",
         list,
         check=rows_option.check,
         reader=rows_option.read,
@@ -336,7 +336,7 @@ class Options:
             recipe = named("strategy", recipe_of, strategy)
             kind = recipe.strategy
             if strategy in RECIPES and used.keys() <= set(recipe.free):
-                return kind(**{**recipe.arguments, **used})
+                return recipe.made(used)
         if strategy is not None and used:
             example = (
                 "write for example strategy=Gradual(every=..., start=...)"

@@ -60,7 +60,10 @@ def moments(value: Any) -> dict[Any, Any]:
     found = pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
     for when, what in found.items():
         if isinstance(what, Mapping) and "lr" in what:
-            found[when] = {**what, "lr": number(what["lr"])}
+            try:
+                found[when] = {**what, "lr": number(what["lr"])}
+            except ValueError as error:
+                raise ValueError(f"at {when!r} the rate {error}") from None
     return found
 
 
@@ -87,6 +90,8 @@ def pairs(value: Any, form: str, example: str, key: str) -> dict[Any, Any]:
         return pairs(plain_yaml("the mapping", value[0]), form, example, key)
     found: dict[Any, Any] = {}
     for pair in value:
+        if isinstance(pair, Mapping):  # "name: rows", or "name=7:", which YAML reads as a mapping
+            raise ValueError(f"{pair!r} is no pair {form}; put it in quotes, such as '{example}'")
         left, equals, right = (part.strip() for part in str(pair).partition("="))
         if not equals or not left or not right:
             raise ValueError(f"{pair!r} is no pair {form}, such as {example}")

@@ -14,6 +14,13 @@ from ..words import known_names
 from .flags import FLAGS, PREFIX, FreezeArguments
 from .readers import once, plain_yaml
 
+# What fine_tune() takes, as options.
+_FINE_TUNE = {
+    "freeze_epochs": "at: 2",
+    "lr_mult": 'lr_decay: "100 in all"',
+    **dict.fromkeys(("pct_start", "div"), 'phase_lr: ["one_cycle:0.99", "one_cycle:0.3:5"]'),
+}
+
 
 def has_arguments(args: Any) -> bool:
     """Whether these training arguments have the freeze flags."""
@@ -54,6 +61,8 @@ def from_file(path: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).removeprefix(PREFIX)
+        if key in _FINE_TUNE:
+            raise ValueError(f"{path}: {key} is fine_tune()'s in code; here: {_FINE_TUNE[key]}")
         if name not in FLAGS:
             raise ValueError(f"{path}: unknown option {key!r}{known_names(name, FLAGS)}")
         if name in options:
@@ -139,7 +148,7 @@ def _made(recipe: Recipe, own: Mapping[str, Any], where: Callable[[str], str]) -
     if lacking:
         raise ValueError(f"{where('strategy')}: {kind.name} needs {', '.join(map(where, lacking))}")
     try:
-        return kind(**{**recipe.arguments, **own})
+        return recipe.made(own)
     except (TypeError, ValueError) as error:
         key = named_in(error, arguments_of(kind)) or "strategy"
         raise type(error)(f"{where(key)}: {str(error).removeprefix(f'{key}: ')}") from None

@@ -25,7 +25,7 @@ from ..strategies.rates import LearningRates
 from ..strategies.run import Progress, Run
 from ..words import EVERYTHING
 from .alone import apart, twins, within
-from .norms import Norms, norms_apart
+from .norms import NAME, Norms, norms_apart
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,12 @@ def plan(
     parts = (*parts, *rows)
     rated = _rated(survey, parts, list(learning_rates.lr or ()), by_opening=by_opening)
     multipliers = learning_rates.multipliers(depths, rated)
-    parts, multipliers, norms = norms_apart(survey, parts, train_norm, openable, multipliers)
+    parts, multipliers, norms = norms_apart(
+        survey, parts, train_norm, openable, multipliers, selectors
+    )
+    left = {stage.name for stage in parts}
+    if isinstance(strategy, Explicit):  # of a stage of norms or of one table nothing may be left
+        strategy = strategy.with_stages(lambda names: tuple(n for n in names if n in left))
     schedulable = tuple(
         stage.name
         for stage in parts
@@ -233,6 +238,11 @@ def _rated(
             return set()
 
     def stages_of(selector: Selector) -> tuple[str, ...]:
+        if str(selector).startswith(NAME):
+            raise ValueError(
+                f"{selector!r}: normalization layers have the rate of the stage that they come "
+                "from; give that of the stage"
+            )
         chosen = members(selector)
         if chosen and chosen <= rest:
             raise ValueError(

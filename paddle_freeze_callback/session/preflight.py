@@ -232,6 +232,11 @@ def doubts(plan: Plan, run: Run, optimizer: Any = None) -> list[str]:
             f"in this run of {total} steps {strategy!r} never acts: "
             f"it would change something at step {first} first"
         )
+    if plan.norms.idle:
+        found.append(
+            f'train_norm: every {" and ".join(plan.norms.idle)} was found frozen, and "always" '
+            "opens none; set stop_gradient=False on their weights"
+        )
     if isinstance(strategy, Gradual):
         found += _heaps(strategy, run, names)
     slow = {name: rate for name, rate in plan.multipliers.items() if rate < _HARDLY_MOVES}

@@ -320,6 +320,7 @@ class Freezing:
         if self._split:
             raise ValueError(f"save_trained: {SPLIT_FILE}")
         if parallel.rank() == 0:
+            refuse_unwritable(file)
             self._trained.save(file, self.trained_state_dict())
 
     def settle(self, step: int) -> None:
@@ -413,6 +414,7 @@ class Freezing:
             self._say(f"{line}: {why}" if why else line)
         if self._trained_file is not None:
             self.save_trained(self._trained_file)
+            self._say(f"step {step}: what trained is in {self._trained_file}")
 
     def restore(self, *, flags: bool = True) -> None:
         """Put the network back as it was found, at once; harmless when done twice.
@@ -476,7 +478,7 @@ class Freezing:
     def learning_rates(self) -> dict[str, float]:
         """The effective learning rate of each open stage, now."""
         return {
-            name: rates.current(optimizers.training(self._optimizer, self._freezer.members(name)))
+            name: rates.mean(optimizers.training(self._optimizer, self._freezer.members(name)))
             * self._multipliers.effective(name)
             for name in self._open
         }
@@ -547,11 +549,12 @@ class Freezing:
     def as_explicit(self) -> Explicit:
         """The run so far, as a schedule that can be printed and replayed.
 
-        The first entry is what the run began with.
+        The first entry is what the run began with. What ``rows`` and ``train_norm`` keep open
+        throughout is not in it: give the replay the same options.
         """
-        weights, openable = self._freezer.weights, self._plan.openable
+        weights, openable, apart = self._freezer.weights, self._plan.openable, self._plan.always
         names = {
-            stage.name: [] if stage.name in self._plan.rows else covering(stage, weights, openable)
+            stage.name: [] if stage.name in apart else covering(stage, weights, openable)
             for stage in self.stages
         }
         return self._timeline.as_explicit(self._step, names)

@@ -80,6 +80,8 @@ def refuse_unwritable(file: str | os.PathLike[str]) -> None:
         ValueError: naming what is in the way.
     """
     path = Path(file).absolute()
+    if not os.fspath(file):
+        raise ValueError("save_trained: '' names no file; give for example trained.safetensors")
     if path.is_dir():
         raise ValueError(
             f"save_trained: {file} is a folder; name a file, such as {path / 'trained.safetensors'}"
@@ -100,7 +102,7 @@ def read(file: str | os.PathLike[str]) -> tuple[dict[str, paddle.Tensor], dict[s
         OSError: if it cannot be read.
         ValueError: if it is damaged, or another kind of file.
     """
-    content = np.fromfile(file, "uint8")
+    content = np.fromfile(os.fspath(file), "uint8")
     try:
         (length,) = struct.unpack("<Q", content[:8].tobytes())
         header = json.loads(content[8 : 8 + length].tobytes())

@@ -162,9 +162,10 @@ def _refuse_other(
 ) -> None:
     lacking = [key for key in known if key not in state]
     if lacking:
+        whole = {_PART.sub(r"\1", key) for key in state}
         raise ValueError(
             f"this {kind} has no {lacking[0]!r}, which {file} knows"
-            + (did_you_mean(lacking[0], state) or "; build it as it was when it was saved")
+            + (did_you_mean(lacking[0], whole) or "; build it as it was when it was saved")
         )
     further = [key for key in state if key not in known]
     if further:

@@ -22,8 +22,8 @@ class Transition:
         trainable: trainable elements from then on.
         total: all elements.
         learning_rates: the effective learning rate of each open stage in the step that follows:
-            the optimizer's, times the multipliers; where the user's multipliers differ inside a
-            stage, with their mean over elements.
+            the optimizer's, times the multipliers; where optimizers, or the user's multipliers,
+            differ inside a stage, with their mean over elements.
 
     >>> change = Transition(100, 1, ("layer4",), (), 250, 1000)
     >>> print(change)

@@ -11,6 +11,7 @@ from ..words import EVERYTHING, did_you_mean
 from .base import Strategy
 from .deciding import ByGradient, OnPlateau
 from .explicit import Explicit
+from .moments import Moment
 from .periodic import Cyclic, RandomStages
 from .timed import ChainThaw, FreezeDown, Gradual, HeadOnly, HeadThenAll
 
@@ -44,6 +45,21 @@ class Recipe:
     strategy: type[Strategy]
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def made(self, own: Mapping[str, Any]) -> Strategy:
+        """The strategy with these arguments beside those of the recipe.
+
+        Raises:
+            ValueError, TypeError: if one is wrong, or leaves out a part of the recipe.
+        """
+        strategy = self.strategy(**{**self.arguments, **own})
+        if self is RECIPES["fine_tune"] and not Moment.of(own.get("at", 1)).value:
+            raise ValueError(
+                f"fine_tune trains the head first, and {own['at']!r} leaves it no time; for the "
+                'cycle of everything alone write FreezeSchedule(unfreeze_at={0: {"unfreeze": "*", '
+                '"lr": 0.5}}, lr_decay="100 in all", phase_lr="one_cycle:0.3:5")'
+            )
+        return strategy
 
     @property
     def free(self) -> list[str]:

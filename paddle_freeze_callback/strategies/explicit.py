@@ -139,8 +139,16 @@ class Explicit(Timed):
         now: Names = frozenset()
         ever: Names = frozenset()
         peaks = self.peaks()
+        rated: dict[int, When] = {}
         for when, step, changes in self._known(run, stages):
             before = now
+            if when in peaks and step in rated:
+                found.append(
+                    f"unfreeze_at[{rated[step]!r}]['lr'] has no effect: step {step} is that of "
+                    f"unfreeze_at[{when!r}], too, whose rate holds"
+                )
+            if when in peaks:
+                rated[step] = when
             if when in peaks and run.total_steps and step >= run.total_steps:
                 found.append(
                     f"unfreeze_at[{when!r}]['lr'] has no effect: step {step} is after the end of "

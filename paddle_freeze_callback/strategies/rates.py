@@ -15,7 +15,7 @@ from .phases import CONSTANT, Pace, curve_of
 from .run import Run
 
 SHAPES = ("linear", "cosine")
-_IN_ALL = re.compile(r"(\d+(?:\.\d+)?) in all", re.ASCII)
+_IN_ALL = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?) in all", re.ASCII)
 
 
 @dataclass(frozen=True)

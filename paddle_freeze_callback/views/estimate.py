@@ -40,8 +40,27 @@ def moments_of(optimizer: Any) -> int | None:
 
     ``None`` for an optimizer that is not Paddle's own.
     """
-    kinds = [kind.__name__ for kind in type(optimizers.innermost(optimizer)).__mro__]
+    kinds = [kind.__name__ for kind in type(optimizer).__mro__]
     return next((_MOMENTS[kind] for kind in kinds if kind in _MOMENTS), None)
+
+
+def state_of(optimizer: Any, weights: Collection[Weight]) -> dict[str, int]:
+    """Elements of state for each weight, by its name; as AdamW's where that is not known.
+
+    >>> net = nn.Linear(2, 3)
+    >>> every = Survey(net).weights
+    >>> state_of(paddle.optimizer.Momentum(parameters=net.parameters()), every)
+    {'weight': 6, 'bias': 3}
+    """
+    several = [] if optimizer is None else optimizers.each(optimizer)
+    moments = {
+        tensor: kept
+        for one in reversed(several)
+        if (kept := moments_of(one)) is not None
+        for tensor in optimizers.parameter_ids(one)
+    }
+    usual = _MOMENTS["AdamW"]
+    return {one.name: one.numel * moments.get(id(one.tensor), usual) for one in weights}
 
 
 def from_top(survey: Survey, plan: Plan, stages: Stages) -> list[str]:

@@ -166,11 +166,12 @@ def preview(
         stage.name: sum(every[n].opens for n in stage.parameters if n in plan.openable)
         for stage in plan.stages
     }
-    states = {  # elements that an optimizer keeps state for: of a table all of them
-        stage.name: sum(every[n].numel for n in stage.parameters if n in plan.openable)
+    kept_for = estimate.state_of(optimizer, survey.weights)  # of a table for all rows
+    states = {
+        stage.name: sum(kept_for[n] for n in stage.parameters if n in plan.openable)
         for stage in plan.stages
     }
-    beside = sum(every[name].numel for name in plan.alone if every[name].trains)
+    beside = [name for name in plan.alone if every[name].trains]
     work = None
     if batch is not None:
         work = estimate.work_measured(network, plan.stages, every, batch)
@@ -185,8 +186,6 @@ def preview(
     work = work or estimate.work_by_parameters(network, plan.stages, every)
     order = estimate.from_top(survey, plan, stages)
     own = {stage.name: opens[stage.name] / max(stage.numel, 1) for stage in plan.stages}
-    moments = None if optimizer is None else estimate.moments_of(optimizer)
-    moments = 2 if moments is None else moments  # AdamW's
     phases: list[Phase] = []
     had: frozenset[str] = frozenset()
     timeline = Timeline(plan, run)
@@ -194,13 +193,13 @@ def preview(
     for step, until, opened in _openings(plan, run):
         in_order = tuple(stage.name for stage in plan.stages if stage.name in opened)
         had = opened if frees_state else had | opened
-        trainable = beside + sum(opens[name] for name in in_order)
-        state = moments * (beside + sum(states[name] for name in had))
+        trainable = sum(every[n].numel for n in beside) + sum(opens[name] for name in in_order)
+        state = sum(kept_for[n] for n in beside) + sum(states[name] for name in had)
         phases.append(
             Phase(
                 step, until, run.epoch_of(step), in_order, trainable, trainable / total,
                 estimate.time_share(order, work, opened, own),
-                (total + trainable + state) / (total * (2 + moments)),
+                (total + trainable + state) / (2 * total + sum(kept_for.values())),
                 paces[step].peak, shape_name(paces[step].shape),
             )
         )  # fmt: skip
@@ -213,7 +212,7 @@ def preview(
         spans, decided = _spans(stage.name, phases), _NEVER
         if stage.name in may_open:
             spans, decided = _foreseen(spans, sure, phases[-1].until)
-        state = moments * states[stage.name] if spans or decided else 0
+        state = states[stage.name] if spans or decided else 0
         shown.append(
             StagePreview(
                 stage.name, len(stage.parameters), stage.numel, stage.numel / total, spans,
@@ -261,11 +260,10 @@ def _notes(
     ]  # fmt: skip
     if optimizer is None:
         notes.append("no optimizer was given: state is counted as AdamW keeps it")
-    elif estimate.moments_of(optimizer) is None:
-        notes.append(
-            f"the state of {type(optimizers.innermost(optimizer)).__name__} is not known; "
-            "counted as AdamW's"
-        )
+    else:
+        strange = [one for one in optimizers.each(optimizer) if estimate.moments_of(one) is None]
+        names = dict.fromkeys(type(one).__name__ for one in strange)
+        notes += [f"the state of {name} is not known; counted as AdamW's" for name in names]
     if batch is None:
         notes.append("no batch was given: time is estimated from parameters, not measured")
     return notes

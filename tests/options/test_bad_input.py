@@ -218,6 +218,18 @@ ROWS = {
         lambda: attached(FreezeSchedule(train_norm="always", stages=["fc", "block1.1", "*"])),
         "the stage 'block1.1' contradict each other: it has nothing but block1.1.weight, ",
     ),
+    "rate for norms apart": (
+        lambda: attached(FreezeSchedule(train_norm="always", lr={"norms (always)": 2})),
+        "lr: 'norms (always)': normalization layers have the rate of the stage that they come",
+    ),
+    "rows without quotes": (
+        file("rows: [emb=7:]"),
+        "a.yaml: rows: {'emb=7': None} is no pair tensor=rows; put it in quotes, such as",
+    ),
+    "argument of fine_tune in a file": (
+        file("strategy: fine_tune\nfreeze_epochs: 3"),
+        "a.yaml: freeze_epochs is fine_tune()'s in code; here: at: 2",
+    ),
     "norms that stand still and move": (
         lambda: FreezeSchedule(train_norm="never", frozen_norm="train"),
         "frozen_norm='train' and train_norm='never' contradict each other",
@@ -773,7 +785,8 @@ ROWS = {
         "unfreeze_at[2]['lr']=0 must be a positive number, such as 0.1",
     ),
     "rate of a phase in words": (
-        file("unfreeze_at: {0: head, 1: {lr: low}}"), "a.yaml: unfreeze_at: 'low' is no number",
+        file("unfreeze_at: {0: head, 1: {lr: low}}"),
+        "a.yaml: unfreeze_at: at 1 the rate 'low' is no number",
     ),
     "misspelt key of a moment": (
         lambda: Explicit({0: {"unfreez": "*", "lr": 1}}),

@@ -41,7 +41,96 @@ def test_always_norms_and_their_statistics_train_from_the_start(norms):
     assert seen == [opened | NORMS | STATISTICS for opened in OPENED]
     assert [change.trainable for change in schedule.history] == [34, 182, 330, 370]
     assert schedule.history[0].opened == ("head", "norms (always)")
-    assert schedule.run.as_explicit().unfreeze_at[0]["unfreeze"][:2] == ["fc", "block1.1"]
+    assert schedule.run.as_explicit().unfreeze_at[0]["unfreeze"] == ["fc"]
+
+
+class TableAndNorm(nn.Layer):
+    """An embedding of which nothing is left beside a table and a norm, two blocks, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.LayerList([nn.Embedding(9, 4), nn.LayerNorm(4)])
+        self.blocks = nn.LayerList(
+            [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(2)]
+        )
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, ids):
+        x = self.embeddings[1](self.embeddings[0](ids))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(axis=1))
+
+
+def ran(schedule: FreezeSchedule, steps: int = 6) -> list[set[str]]:
+    """The names of what moves in each step."""
+    paddle.seed(7)
+    network = TableAndNorm()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    seen = []
+    with schedule.attach(network, optimizer, total_steps=steps) as freezing:
+        for _ in range(steps):
+            before = values(network)
+            (network(paddle.to_tensor([[1, 2, 8]])) ** 2).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            seen.append(moved(before, values(network)))
+            freezing.step()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stages": ["head", "blocks.1", "blocks.0", "*"]},
+        {"unfreeze_at": {0: "head", "3 steps": "blocks.1", "4 steps": "*"}},
+    ],
+    ids=str,
+)
+def test_a_stage_of_which_rows_and_norms_leave_nothing_is_gone_unless_the_user_named_it(
+    options, recwarn
+):
+    schedule = FreezeSchedule(
+        train_norm="never", rows={"embeddings.0": "8:"}, verify=True, **options
+    )
+    seen = ran(schedule)
+    head, table = {"head.weight", "head.bias"}, {"embeddings.0.weight"}
+    blocks = {f"blocks.{i}.0.{name}" for i in (0, 1) for name in ("weight", "bias")}
+    assert seen[0] == head | table
+    assert seen[-1] == head | table | blocks
+    assert not [one for one in recwarn if "has no effect" in str(one.message)]
+    with pytest.raises(ValueError, match=r"the stage 'embeddings\.1' contradict each other"):
+        ran(FreezeSchedule(stages=["head", "embeddings.1", "*"], train_norm="never"))
+
+
+@pytest.mark.parametrize("norms", ["always", "never"])
+def test_what_happened_is_replayed_beside_the_same_option(norms):
+    schedule = FreezeSchedule(train_norm=norms)
+    seen = ran(schedule)
+    happened = schedule.run.as_explicit()
+    again = FreezeSchedule(strategy=happened, train_norm=norms)
+    assert ran(again) == seen
+    assert again.run.as_explicit() == happened
+
+
+def test_norms_that_were_all_found_frozen_do_not_open_and_that_is_said():
+    network = conv_net()
+    for path, layer in network.named_sublayers():
+        if path.endswith(".1"):
+            for tensor in layer.parameters():
+                tensor.stop_gradient = True
+    text = 'train_norm: every BatchNorm was found frozen, and "always" opens none'
+    with pytest.warns(UserWarning, match=text):
+        schedule, _ = phases(network, train_norm="always")
+    assert schedule.history[0].opened == ("head",)
+
+
+def test_norms_that_never_train_are_one_stage_whatever_the_rates():
+    page = FreezeSchedule(train_norm="never", lr_decay=2).preview(conv_net(), total_steps=8)
+    assert [stage.name for stage in page.stages if stage.name.startswith("norms")] == [
+        "norms (never)"
+    ]
 
 
 @pytest.mark.parametrize("norms", ["never", {"BatchNorm": "never"}], ids=str)

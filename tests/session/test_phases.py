@@ -17,6 +17,7 @@ from trainers import TrainerCallback, logger, tiny_bert, trainer_for
 from paddle_freeze_callback import (
     Cyclic,
     Explicit,
+    FreezeArguments,
     FreezeDown,
     FreezeSchedule,
     Gradual,
@@ -218,8 +219,11 @@ def test_fine_tune_has_the_rates_of_fastai_in_every_step(schedule, expected):
 
 @pytest.mark.parametrize("nothing", [0, "0 steps", "0%"])
 def test_fine_tune_without_the_cycle_of_the_head_is_refused_with_what_does_it(nothing):
-    with pytest.raises(ValueError, match="leaves out the head's cycle") as refused:
+    with pytest.raises(ValueError, match="leaves it no time") as refused:
         FreezeSchedule.fine_tune(freeze_epochs=nothing)
+    flags = FreezeArguments(freeze_strategy="fine_tune", freeze_at=str(nothing))
+    with pytest.raises(ValueError, match=f"--freeze_strategy: .* '{nothing}' leaves it no time"):
+        FreezeSchedule.from_args(flags)
     code = re.search(r"write (.*)$", str(refused.value))[1]
     assert repr(eval(code)) == repr(WITHOUT_HEADS_CYCLE)
 
@@ -353,6 +357,19 @@ def test_a_metric_brings_the_next_peak():
             freezing.evaluated({"acc": min(step, 2)})
             found.append(freezing.learning_rates["head"])
     assert found == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+
+
+def test_of_two_rates_at_one_step_the_later_entry_holds_and_the_other_is_named():
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(1.0, parameters=network.parameters())
+    entries = {0: "fc", "3 steps": {"lr": 2}, "50%": {"unfreeze": "*", "lr": 3}}
+    text = r"unfreeze_at\['3 steps'\]\['lr'\] has no effect: step 3 is that of unfreeze_at\['50%'\]"
+    with pytest.warns(UserWarning, match=text):
+        freezing = FreezeSchedule(unfreeze_at=entries).attach(network, optimizer, total_steps=6)
+    with freezing:
+        for _ in range(3):
+            freezing.step()
+        assert freezing.learning_rates["fc"] == 3
 
 
 def test_a_loop_that_goes_on_after_its_end_keeps_the_last_rate():

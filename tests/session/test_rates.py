@@ -259,6 +259,28 @@ def test_a_trainer_logs_the_rate_of_each_open_stage(tmp_path):
     assert "lr/embeddings" not in logs[-1]
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_stage_that_two_optimizers_train_shows_the_mean_of_their_rates(kind):
+    """Over elements; and a preview counts the state that each of them keeps."""
+    network = conv_net()
+    of_head = [network.fc.weight]
+    others = [one for one in network.parameters() if one is not network.fc.weight]
+    optimizers = kind([
+        paddle.optimizer.SGD(0.4, parameters=of_head),
+        paddle.optimizer.Momentum(0.1, parameters=others),
+    ])  # fmt: skip
+    schedule = FreezeSchedule(lr_decay=2)
+    page = schedule.preview(network, total_steps=4, optimizer=optimizers)
+    assert page.stages[0].optimizer_bytes == 4 * network.fc.bias.size
+    with schedule.attach(network, optimizers, total_steps=4) as freezing:
+        weight, bias = network.fc.weight.size, network.fc.bias.size
+        mean = (0.4 * weight + 0.1 * bias) / (weight + bias)
+        assert freezing.learning_rates == {"head": pytest.approx(mean)}
+        for _ in range(2):
+            freezing.step()
+        assert freezing.learning_rates["block3"] == pytest.approx(0.05)
+
+
 def test_without_rates_per_stage_nothing_is_added_to_the_logs():
     network = conv_net()
     keys: set[str] = set()

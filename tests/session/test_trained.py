@@ -448,6 +448,17 @@ def test_a_run_that_fails_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_that_are_none_are_refused_and_the_last_line_names_the_file(tmp_path):
+    network, file, lines = conv_net(), tmp_path / "t.safetensors", []
+    schedule = FreezeSchedule(save_trained=file)
+    freezing = schedule.attach(network, adam(network), total_steps=3, say=lines.append)
+    with freezing, pytest.raises(ValueError, match="save_trained: '' names no file"):
+        freezing.save_trained("")
+    assert lines[-1] == f"step 0: what trained is in {file}"
+    with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object, not None"):
+        load_trained(network, None)
+
+
 @pytest.mark.parametrize("loop", [by_fit, attached, followed], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("place", ["folder.safetensors", "file/t.safetensors"])
 def test_a_path_that_cannot_be_written_is_refused_before_the_first_step(tmp_path, loop, place):
