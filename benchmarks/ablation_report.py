@@ -1,0 +1,348 @@
+"""How the ablation reads: ABLATION.md, and the marked parts of docs/choosing.md, in both languages.
+
+Every sentence here follows from an interval: what spans 0 is called no difference.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from schedules import PLAIN, ROWS
+from tasks import TASKS
+
+HERE = Path(__file__).parent
+REPORT = HERE / "ABLATION.md"
+DOCS = {
+    "en": HERE.parent / "docs" / "choosing.md",
+    "zh": HERE.parent / "docs" / "choosing.zh-CN.md",
+}
+MARK, END = "<!-- ablation -->\n", "<!-- end -->\n"
+
+FULL = "full"
+ALL_SEEDS = 8
+
+#: By task and schedule, the results of each seed on held-out data.
+Found = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
+
+
+def by_row(lines: Sequence[Mapping]) -> Found:
+    """The results that count."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
+    for one in lines:
+        if one["split"] == "held out":
+            found.setdefault((one["task"], one["schedule"]), {})[one["seed"]] = one
+    return found
+
+
+# ---------------------------------------------------------------- differences
+
+
+class Difference:
+    """A schedule's numbers less those of ``full`` with the same seeds: mean and 95 % interval.
+
+    The interval is the middle of the means of 10,000 draws of as many seeds, with replacement.
+    """
+
+    def __init__(self, ours: Sequence[float], theirs: Sequence[float]) -> None:
+        each = np.array(ours) - np.array(theirs)
+        drawn = np.random.RandomState(0).randint(0, len(each), [10_000, len(each)])
+        self.mean = float(each.mean())
+        self.low, self.high = map(float, np.percentile(each[drawn].mean(1), [2.5, 97.5]))
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies on one side of 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def text(self, factor: float = 100) -> str:
+        """Such as "+1.2 [0.3, 2.1]"."""
+        mean, low, high = (factor * one for one in (self.mean, self.low, self.high))
+        return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
+
+
+def accuracy(one: Mapping[str, float]) -> float:
+    return one["accuracy"]
+
+
+def gap(one: Mapping[str, float]) -> float:
+    """Over-fitting."""
+    return one["train"] - one["accuracy"]
+
+
+def kept(one: Mapping[str, float]) -> float:
+    return one["old"]
+
+
+def seconds(one: Mapping[str, float]) -> float:
+    return one["seconds"]
+
+
+def difference(
+    found: Found, task: str, name: str, what: Callable[[Mapping[str, float]], float]
+) -> Difference | None:
+    """To ``full``, over the seeds that both have; ``None`` with less than three."""
+    ours, theirs = found.get((task, name), {}), found.get((task, FULL), {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 3 or name == FULL:
+        return None
+    return Difference([what(ours[s]) for s in seeds], [what(theirs[s]) for s in seeds])
+
+
+def mean(found: Found, task: str, name: str, what: Callable[[Mapping[str, float]], float]) -> float:
+    return statistics.mean(map(what, found[task, name].values()))
+
+
+def time_share(found: Found, task: str, name: str) -> float:
+    return mean(found, task, name, seconds) / mean(found, task, FULL, seconds)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def judged_text(one: Difference | None, nothing: str = "no difference seen") -> str:
+    if one is None:
+        return "-"
+    return one.text() if one.sign else f"{nothing} ({one.text()})"
+
+
+def of_task(found: Found, task: str) -> list[str]:
+    """A row for each schedule."""
+    rows = []
+    for name, row in ROWS.items():
+        seeds = found.get((task, name))
+        if not seeds:
+            continue
+        few = "" if len(seeds) >= ALL_SEEDS else f" ({len(seeds)} seeds)"
+        code = f"`{row.code}`" + ("" if row.rate == PLAIN else f", rates `{row.rate}`")
+        rate = next(iter(seeds.values()))["rate"]
+        rows.append([
+            f"{name}{few}", code, f"{rate:g}", f"{100 * mean(found, task, name, accuracy):.1f}",
+            judged_text(difference(found, task, name, accuracy)),
+            f"{100 * mean(found, task, name, gap):.1f}",
+            f"{100 * mean(found, task, name, kept):.1f}",
+            f"{100 * mean(found, task, name, lambda one: one['ece']):.1f}",
+            f"{mean(found, task, name, seconds):.1f}",
+            f"{mean(found, task, name, lambda one: one['memory']):.0f}",
+        ])  # fmt: skip
+    heads = ["schedule", "code", "rate", "accuracy %", "difference to full", "train - held out",
+             "old task %", "ECE %", "seconds", "memory MB"]  # fmt: skip
+    return table(heads, rows)
+
+
+def summary(found: Found, heads: Mapping[str, str], rest: Sequence[str]) -> list[str]:
+    """Accuracy, what is left of the old task, and the time, of every schedule on every task."""
+    tasks = [task for task in TASKS if (task, FULL) in found]
+    rows = []
+    for name in ROWS:
+        cells, shares = [], []
+        for task in tasks:
+            if (task, name) not in found:
+                cells.append("")
+                continue
+            sign = {1: " +", -1: " -", 0: ""}[
+                one.sign if (one := difference(found, task, name, accuracy)) else 0
+            ]
+            right, old = (100 * mean(found, task, name, what) for what in (accuracy, kept))
+            cells.append(f"{right:.1f}{sign} ({old:.0f})")
+            shares.append(time_share(found, task, name))
+        if shares:
+            rows.append([name, *cells, f"{statistics.mean(shares):.2f}"])
+    return table([rest[0], *(heads[task] for task in tasks), rest[1]], rows)
+
+
+def claims(found: Found) -> list[str]:
+    """The three claims of the article, of every schedule that was tried on every task."""
+    lines = []
+    for title, what, factor in (
+        ("Over-fits less: train - held out, difference to full in points", gap, 100.0),
+        ("Faster: seconds, difference to full in seconds of one processor", seconds, 1.0),
+        ("Keeps what it knew: old task, difference to full in points", kept, 100.0),
+    ):
+        tasks = [task for task in TASKS if (task, FULL) in found]
+        rows = []
+        for name in ROWS:
+            each = [difference(found, task, name, what) for task in tasks]
+            if any(each):
+                rows.append([name, *("" if one is None else one.text(factor) for one in each)])
+        lines += ["", f"**{title}**", "", *table(["schedule", *tasks], rows)]
+    return lines
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def _named(found: Found, tasks: Sequence[str], signs: Callable[[Difference], bool]) -> list[str]:
+    """Schedules for which this holds on every one of these tasks that they were tried on."""
+    names = []
+    for name in ROWS:
+        each = [difference(found, task, name, accuracy) for task in tasks]
+        tried = [one for one in each if one is not None]
+        if len(tried) == len(tasks) and all(map(signs, tried)):
+            names.append(name)
+    return names
+
+
+def advice(found: Found) -> list[tuple[str, str]]:
+    """At most five sentences, in two languages, each from intervals and naming its rows."""
+    tasks = [task for task in TASKS if (task, FULL) in found]
+    better = [
+        (task, name, one)
+        for task in tasks for name in ROWS
+        if (one := difference(found, task, name, accuracy)) and one.sign > 0
+    ]  # fmt: skip
+    sentences = []
+    if better:
+        english = "; ".join(f"{name} on {task} ({one.text()})" for task, name, one in better)
+        chinese = "；".join(f"{name}（{task}，{one.text()}）" for task, name, one in better)
+        sentences.append((
+            f"More accurate than training everything from the start: {english}.",
+            f"准确率高于一开始就训练全部参数的有：{chinese}。",
+        ))  # fmt: skip
+    else:
+        sentences.append((
+            "No schedule was seen to be more accurate than training everything from the start at "
+            "its own best rate.",
+            "在各自最佳学习率下，没有发现哪种策略的准确率高于一开始就训练全部参数。",
+        ))  # fmt: skip
+    no_worse = _named(found, tasks, lambda one: one.sign >= 0)
+    if no_worse:
+        cheapest = min(
+            no_worse,
+            key=lambda name: statistics.mean(time_share(found, task, name) for task in tasks),
+        )
+        share = statistics.mean(time_share(found, task, cheapest) for task in tasks)
+        names = ", ".join(no_worse)
+        sentences.append((
+            f"On no task seen behind it: {names}; the cheapest of them is {cheapest}, at "
+            f"{100 * share:.0f} % of the time.",
+            f"在任何任务上都没有发现落后的有：{'、'.join(no_worse)}；其中最省时的是 {cheapest}，"
+            f"耗时为全部训练的 {100 * share:.0f} %。",
+        ))  # fmt: skip
+    keeps = [
+        name for name in no_worse
+        if all((one := difference(found, t, name, kept)) and one.sign > 0 for t in tasks)
+    ]  # fmt: skip
+    if keeps:
+        sentences.append((
+            f"If it must keep what it could do: {', '.join(keeps)} kept more of the old task on "
+            "every task, and were not seen behind in accuracy.",
+            f"需要保留原有能力时：{'、'.join(keeps)} 在每个任务上都保留了更多旧任务的能力，"
+            "准确率也没有发现落后。",
+        ))  # fmt: skip
+    behind = _named(found, tasks, lambda one: one.sign < 0)
+    if behind:
+        sentences.append((
+            f"Behind on every task: {', '.join(behind)}.",
+            f"在每个任务上都落后的有：{'、'.join(behind)}。",
+        ))  # fmt: skip
+    bottom = difference(found, "noise", "bottom only", accuracy)
+    if bottom:
+        seen = {1: "helped more than everything", 0: "did as well as everything, as far as is seen",
+                -1: "helped less than everything"}[bottom.sign]  # fmt: skip
+        zh = {1: "优于训练全部参数", 0: "与训练全部参数没有发现差别", -1: "不如训练全部参数"}[
+            bottom.sign
+        ]
+        sentences.append((
+            f"Where the input changed and the labels did not (noise), the bottom alone {seen} "
+            f"({bottom.text()}).",
+            f"输入变化而标签不变时（noise），只训练底层{zh}（{bottom.text()}）。",
+        ))  # fmt: skip
+    return sentences
+
+
+PUBLISHED = """\
+## For orientation: published numbers
+
+- ULMFiT (Howard & Ruder 2018, table 7; validation error in %, IMDb, TREC-6, AG): training
+  everything 6.87, 6.86, 5.81; gradual, discriminative and slanted triangular together 5.00, 5.69,
+  5.38.
+- LP-FT (Kumar et al. 2022, abstract; ten data sets): training everything is 2 points better than
+  the head alone on data like those trained on, and 7 points worse on shifted ones; LP-FT is
+  1 point better than training everything on the former, 10 points on the latter.
+- Surgical fine-tuning (Lee et al. 2023, abstract): for corrupted images training only the first few
+  layers works best.
+- LISA (Pan et al. 2024, abstract): 10 to 35 % above LoRA in MT-Bench, and above training everything
+  in many settings.
+"""
+
+# ---------------------------------------------------------------- pages
+
+
+def page(lines: Sequence[Mapping]) -> str:
+    """ABLATION.md."""
+    found = by_row(lines)
+    total = sum(one["seconds"] for one in lines) / 3600
+    machines = ", ".join(sorted({one["machine"] for one in lines}))
+    versions = ", ".join(sorted({f"Paddle {one['paddle']}" for one in lines}))
+    held_out = [one for one in lines if one["split"] == "held out"]
+    unfinished = [
+        f"{name} on {task}" for task in TASKS for name, row in ROWS.items()
+        if (not row.tasks or task in row.tasks) and len(found.get((task, name), {})) < ALL_SEEDS
+    ]  # fmt: skip
+    parts = [
+        "# Which schedule helps?", "",
+        "Written by `make ablation` from the lines in `benchmarks/results`; the first lines of "
+        "`benchmarks/tasks.py` say what is learnt, those of `benchmarks/ablation.py` how. "
+        f"{len(lines)} runs, {len(held_out)} of them on held-out data, {total:.1f} hours of one "
+        f"processor in training; {machines}; {versions}. AdamW, batches of 16, a constant rate "
+        "unless the code says otherwise. Each schedule has its own best rate: three, half a decade "
+        "apart, were tried on validation data with two seeds, or more while the best lay at the "
+        "edge. Differences are to `full` with the same seeds, with a 95 % interval over seeds "
+        "(bootstrap); `seconds` is processor time of the training with one thread; `memory` the "
+        "most that Paddle's tensors took while training, over the network itself; ECE the expected "
+        "calibration error over 15 bins. Of the many comparisons one in twenty lies on one side of "
+        "0 by chance.",
+    ]  # fmt: skip
+    if unfinished:
+        parts += ["", f"Not finished ({len(unfinished)}): {', '.join(unfinished)}."]
+    parts += ["", "## All in one", "",
+              "Accuracy on held-out data in %; `+` and `-` where the interval of the difference to "
+              "`full` lies on one side of 0, no sign where no difference was seen; in brackets "
+              "what is left of the old task (before: "
+              + ", ".join(f"{task} {_before(found, task):.0f} %" for task in TASKS
+                          if (task, FULL) in found)
+              + "); time as a share of that of `full`.", "",
+              *summary(found, {task: task for task in TASKS}, ("schedule", "time"))]  # fmt: skip
+    parts += ["", "## What follows", "", *(f"- {english}" for english, _ in advice(found))]
+    for name, task in TASKS.items():
+        if (name, FULL) in found:
+            parts += ["", f"## {name}: {task.title}", "", *of_task(found, name)]
+    parts += ["", "## Three claims about freezing first", *claims(found), "", PUBLISHED]
+    return "\n".join(parts)
+
+
+def _before(found: Found, task: str) -> float:
+    return 100 * mean(found, task, FULL, lambda one: one["old_before"])
+
+
+def part(lines: Sequence[Mapping], language: str) -> str:
+    """What docs/choosing.md shows of it."""
+    found = by_row(lines)
+    if language == "en":
+        heads, rest = {task: task for task in TASKS}, ("schedule", "time")
+    else:
+        heads, rest = {name: task.chinese.partition("，")[0] for name, task in TASKS.items()}, (
+            "策略", "耗时",
+        )  # fmt: skip
+    codes = [f"- {name}: `{row.code}`" for name, row in ROWS.items()]
+    sentences = [f"- **{pair[language == 'zh']}**" for pair in advice(found)]
+    return "\n".join([*summary(found, heads, rest), "", *codes, "", *sentences, ""])
+
+
+def write(lines: Sequence[Mapping]) -> None:
+    """Write the page, and the marked parts."""
+    REPORT.write_text(page(lines), encoding="utf-8")
+    for language, file in DOCS.items():
+        text = file.read_text(encoding="utf-8")
+        before, mark, after = text.partition(MARK)
+        if mark:
+            rest = after.partition(END)[2]
+            file.write_text(before + MARK + part(lines, language) + END + rest, encoding="utf-8")
+    print(f"wrote {REPORT}")

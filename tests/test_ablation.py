@@ -1,0 +1,161 @@
+"""The ablation: what is printed is what is run, plans end, and sentences follow from intervals."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from networks import conv_net
+from trainers import tiny_bert
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Those of the benchmark, by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "examples"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    names = ("schedules", "tasks", "training", "ablation", "ablation_report")
+    return {name: importlib.import_module(name) for name in names}
+
+
+NETWORKS = {
+    "images": (conv_net, np.random.RandomState(0).rand(8, 1, 8, 8).astype("float32")),
+    "text": (tiny_bert, np.random.RandomState(0).randint(3, 50, [8, 8])),
+}
+NAMES = ["full", "head only", "LP-FT", "gradual", "ULMFiT", "fine_tune", "chain-thaw", "FreezeDown",
+         "LISA", "Cyclic", "OnPlateau", "ByGradient", "BitFit", "bottom only"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(NETWORKS))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_code_that_is_printed_trains(modules, name, kind):
+    """By the very function that the benchmark trains with."""
+    row = modules["schedules"].ROWS[name]
+    if row.tasks and kind == "text":
+        pytest.skip("its selector is for images")
+    make, inputs = NETWORKS[kind]
+    paddle.seed(1)
+    network, data = make(), (inputs, np.arange(8) % 2)
+    before = {key: value.numpy() for key, value in network.state_dict().items()}
+    modules["training"].train(
+        network, data, row, epochs=10, rate=1e-2, seed=0, validation=data,
+    )  # fmt: skip
+    moved = [k for k, v in network.state_dict().items() if not np.array_equal(v.numpy(), before[k])]
+    assert moved
+    found = modules["training"].judged(network, data)
+    assert 0 <= found["accuracy"] <= 1
+    assert 0 <= found["ece"] <= 1
+
+
+def test_every_schedule_is_there(modules):
+    assert list(modules["schedules"].ROWS) == NAMES
+
+
+def test_the_calibration_error_is_the_gap_between_sure_and_right(modules):
+    """Two of four right at 90 % sure is an error of 0.4."""
+
+    class Sure(paddle.nn.Layer):
+        def forward(self, x):
+            return paddle.concat([paddle.full_like(x, np.log(9.0)), paddle.zeros_like(x)], axis=1)
+
+    found = modules["training"].judged(
+        Sure(), (np.zeros([4, 1], "float32"), np.array([0, 0, 1, 1]))
+    )
+    assert found["accuracy"] == 0.5
+    assert found["ece"] == pytest.approx(0.4, abs=1e-6)
+
+
+def line(modules, run, accuracy):
+    return {**asdict(run), "accuracy": accuracy, "loss": 1.0, "ece": 0.1, "train": 1.0,
+            "old_before": 0.97, "old": 0.9, "seconds": 2.0, "memory": 9.0, "machine": "one",
+            "paddle": "3", "code": modules["ablation"].produced_by(run)}  # fmt: skip
+
+
+def planned(modules, score, tasks=("noise",), schedules=("full", "gradual"), seeds=3):
+    """All lines, when each run's accuracy is a function of it."""
+    lines = []
+    while todo := modules["ablation"].missing(lines, tasks, schedules, seeds):
+        lines.append(line(modules, todo[0], score(todo[0])))
+        assert len(lines) < 500
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"), [(3.2e-4, 3), (1e-3, 4), (3.2e-3, 5), (1e-2, 6), (1.0, 6), (1e-9, 6)]
+)
+def test_rates_are_tried_until_the_best_lies_inside_and_held_out_runs_use_it(modules, best, tried):
+    def score(run):
+        return -abs(np.log10(run.rate / best)) if run.split == "validation" else 0.5
+
+    lines = planned(modules, score, schedules=("full",))
+    rates = {one["rate"] for one in lines if one["split"] == "validation"}
+    held_out = [one for one in lines if one["split"] == "held out"]
+    assert len(rates) == tried
+    assert {one["rate"] for one in held_out} == {min(rates, key=lambda r: abs(np.log10(r / best)))}
+    assert [one["seed"] for one in held_out] == [0, 1, 2]
+    assert {one["seed"] for one in lines if one["split"] == "validation"} == {100, 101}
+
+
+def test_of_equal_rates_the_usual_one_is_kept(modules):
+    lines = planned(modules, lambda run: 0.5, schedules=("full",))
+    assert {one["rate"] for one in lines} == {1e-4, 3.2e-4, 1e-3}
+    assert {one["rate"] for one in lines if one["split"] == "held out"} == {3.2e-4}
+
+
+def test_a_schedule_for_one_task_is_tried_there_alone(modules):
+    lines = planned(modules, lambda run: 0.5, tasks=("noise", "10 images"), schedules=NAMES)
+    assert {one["task"] for one in lines if one["schedule"] == "bottom only"} == {"noise"}
+
+
+def test_results_are_kept_line_by_line_and_those_of_other_code_do_not_count(modules, tmp_path):
+    ablation = modules["ablation"]
+    runs = [modules["training"].Run("noise", "full", 1e-3, seed, "held out") for seed in (0, 1)]
+    for run in runs:
+        ablation.keep(run, {"accuracy": 0.5}, tmp_path)
+    (file,) = tmp_path.iterdir()
+    lines = [json.loads(one) for one in file.read_text().splitlines()]
+    assert [ablation.run_of(one) for one in lines] == runs
+    assert ablation.finished(tmp_path) == lines
+    file.write_text(json.dumps({**lines[0], "code": "other"}) + "\n" + json.dumps(lines[1]) + "\n")
+    assert ablation.finished(tmp_path) == lines[1:]
+
+
+def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(modules):
+    """Gradual is 5 points better in every seed; LISA as often better as worse."""
+    report = modules["ablation_report"]
+
+    def score(run):
+        if run.split == "validation":
+            return 0.5
+        shift = {"gradual": 0.05, "LISA": 0.02 * (-1) ** run.seed, "BitFit": -0.2}
+        return 0.7 + 0.01 * run.seed + shift.get(run.schedule, 0.0)
+
+    names = ("full", "gradual", "LISA", "BitFit")
+    lines = planned(modules, score, tasks=("noise", "10 images"), schedules=names, seeds=8)
+    found = report.by_row(lines)
+    gradual = report.difference(found, "noise", "gradual", report.accuracy)
+    assert gradual.text() == "+5.0 [5.0, 5.0]"
+    page = report.page(lines)
+    assert "no difference seen (+0.0 [-1.5, 1.5])" in page
+    english, chinese = zip(*report.advice(found))
+    assert english[0].startswith("More accurate than training everything from the start: gradual")
+    assert "LISA" not in english[0]
+    assert "Behind on every task: BitFit." in english
+    assert len(english) == len(chinese) <= 5
+    assert "Not finished" in page  # the other tasks
+    assert "`FreezeSchedule()`" in page
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_marked_part_of_the_documents_has_a_column_for_each_task(modules, language):
+    lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
+    part = modules["ablation_report"].part(lines, language)
+    assert part.splitlines()[2] == "| full | 50.0 (90) | 1.00 |"
