@@ -716,7 +716,7 @@ def _made(
         named = reading.named_in(error, options)
         if named is None:
             raise
-        raise type(error)(f"{where(named)}: {error}") from None
+        raise type(error)(f"{where(named)}: {str(error).removeprefix(f'{named}: ')}") from None
 
 
 def _cache_options(options: Options) -> CacheOptions | None:

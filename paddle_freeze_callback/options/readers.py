@@ -40,6 +40,10 @@ def plain_yaml(where: str, text: str) -> Any:
     Loader.add_multi_constructor("!", quoted)
     try:
         return yaml.load(text, Loader)
+    except (yaml.scanner.ScannerError, yaml.parser.ParserError) as error:
+        raise ValueError(
+            f"{where} is not plain YAML: {error}\nwhat has !, [, {{, * or : in it stands in quotes"
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not plain YAML: {error}") from None
 

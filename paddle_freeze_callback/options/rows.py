@@ -38,8 +38,8 @@ def check(argument: str, value: Any) -> None:
     for name, rows in value.items():
         if not isinstance(name, str) or not isinstance(rows, str):
             raise TypeError(
-                f"{argument}: {name!r}: {rows!r} must be a name and a text, such as "
-                '"embeddings": "-8:"'
+                f"{argument}={{{name!r}: {rows!r}}} must give text for a name, such as "
+                '{"embeddings": "5:10"}; in YAML in quotes, as 5:10 alone is a number there'
             )
         try:
             span(rows)

@@ -123,7 +123,7 @@ def norms_apart(
         left = [survey.by_name[name] for name in stage.parameters if name not in when]
         if left:
             rest.append(Stage.of(stage.name, left))
-    rates = dict(multipliers)
+    rates = {stage.name: multipliers.get(stage.name, 1.0) for stage in rest}
     apart: dict[str, tuple[str, Stage]] = {}
     for (choice, rate), names in sorted(groups.items(), key=lambda one: (one[0][0], -one[0][1])):
         name = unused(f"{NAME}{choice})", {**apart, **{stage.name: 0 for stage in rest}})

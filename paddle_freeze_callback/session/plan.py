@@ -143,7 +143,7 @@ def plan(
     depths = _depths(survey, parts, by_opening=by_opening and learning_rates.lr_decay != 1)
     depths |= {stage.name: 0 for stage in rows}
     parts = (*parts, *rows)
-    rated = _rated(survey, parts, list(learning_rates.lr or ()), by_opening=by_opening)
+    rated = _rated(survey, parts, list(learning_rates.lr or ()), parts if by_opening else rows)
     multipliers = learning_rates.multipliers(depths, rated)
     parts, multipliers, norms = norms_apart(
         survey, parts, train_norm, openable, multipliers, selectors
@@ -222,12 +222,12 @@ def _depths(survey: Survey, parts: Sequence[Stage], *, by_opening: bool) -> dict
 
 
 def _rated(
-    survey: Survey, parts: Sequence[Stage], keys: Sequence[Selector], *, by_opening: bool
+    survey: Survey, parts: Sequence[Stage], keys: Sequence[Selector], carved: Sequence[Stage]
 ) -> Callable[[Selector], tuple[str, ...]]:
     """A function that gives the stages that a key of ``lr`` means.
 
-    Stages that follow from moments of opening may be carved out of each other. There a key that
-    is the name of one means those carved out of it, too, unless a narrower key does.
+    Rows, and stages that follow from moments of opening, are carved out of others. A key that is
+    the name of a stage means what was carved out of it, too, unless a narrower key does.
     """
     rest = {name for stage in parts if stage.name == REST for name in stage.parameters}
 
@@ -250,12 +250,12 @@ def _rated(
                 "rate for it would have no effect; open it, or drop the rate"
             )
         names = stage_names(survey, parts, selector)
-        if not by_opening or names != (selector,):
+        if names != (selector,):
             return names
         narrower = [other for key in keys if len(other := members(key)) < len(chosen)]
         return names + tuple(
             stage.name
-            for stage in parts
+            for stage in carved
             if stage.name != selector
             and chosen.issuperset(stage.parameters)
             and not any(other.issuperset(stage.parameters) for other in narrower)

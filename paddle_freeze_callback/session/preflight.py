@@ -291,10 +291,11 @@ def _idle_rates(plan: Plan, run: Run) -> list[str]:
     phases = paces[-1].index + 1
     if phases == 1 and rates.phase_decay != 1:
         found.append("phase_decay has no effect: this run has one phase")
-    if len(rates.shapes) > phases:
+    if (more := len(rates.shapes) - phases) > 0:
         found.append(
             f"phase_lr gives {len(rates.shapes)} shapes, and this run has {phases} "
-            f"phase{'s' if phases > 1 else ''}: the last has no effect"
+            f"phase{'s' if phases > 1 else ''}: the last "
+            + (f"{more} have no effect" if more > 1 else "has no effect")
         )
     return found
 

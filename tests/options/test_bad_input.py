@@ -222,6 +222,14 @@ ROWS = {
         lambda: attached(FreezeSchedule(train_norm="always", lr={"norms (always)": 2})),
         "lr: 'norms (always)': normalization layers have the rate of the stage that they come",
     ),
+    "an option in a file is named once": (
+        file("train_norm: {Batchnorm: never}"),
+        "a.yaml: train_norm: unknown kind of normalization 'Batchnorm'; did you mean BatchNorm?",
+    ),
+    "rows that YAML reads as a number": (
+        file("rows: {emb: 9:11}"),
+        "rows={'emb': 551} must give text for a name, such as {\"embeddings\": \"5:10\"}; in YAML in",
+    ),
     "rows without quotes": (
         file("rows: [emb=7:]"),
         "a.yaml: rows: {'emb=7': None} is no pair tensor=rows; put it in quotes, such as",
@@ -257,7 +265,7 @@ ROWS = {
     ),
     "rows as a number": (
         lambda: FreezeSchedule(rows={"fc1": 7}),
-        "rows: 'fc1': 7 must be a name and a text, such as",
+        "rows={'fc1': 7} must give text for a name, such as {\"embeddings\": \"5:10\"}",
     ),
     **{
         f"rows {text!r}": (
@@ -320,7 +328,7 @@ ROWS = {
     ),
     "rows in a file": (
         file("rows: {fc1.weight: 3}"),
-        "a.yaml: rows: rows: 'fc1.weight': 3 must be a name and a text, such as",
+        "a.yaml: rows: rows={'fc1.weight': 3} must give text for a name, such as",
     ),
     "rows as a flag": (
         lambda: flags(rows=["fc1.weight"]),
@@ -711,6 +719,14 @@ ROWS = {
     "list instead of mapping": (file("- every"), "must hold a mapping of options"),
     "empty file": (file(""), "must hold a mapping of options"),
     "no YAML": (file("every: ["), "a.yaml is not plain YAML"),
+    "star without quotes": (
+        file("unfreeze_at: {0: fc, 1: *}"),
+        "\nwhat has !, [, {, * or : in it stands in quotes",
+    ),
+    "position without quotes": (
+        file("stages: [head, layers.[-2:]]"),
+        "\nwhat has !, [, {, * or : in it stands in quotes",
+    ),
     "python tag": (file("x: !!python/object/apply:os.getcwd []"), "a.yaml is not plain YAML"),
     "python name": (file("every: !!python/name:os.system"), "a.yaml is not plain YAML"),
     "no JSON": (file("{", "a.json"), "a.json is not JSON"),

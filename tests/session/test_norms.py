@@ -85,6 +85,7 @@ def ran(schedule: FreezeSchedule, steps: int = 6) -> list[set[str]]:
         {},
         {"stages": ["head", "blocks.1", "blocks.0", "*"]},
         {"unfreeze_at": {0: "head", "3 steps": "blocks.1", "4 steps": "*"}},
+        {"stages": ["head", "blocks.1", "blocks.0", "*"], "lr_decay": 2},
     ],
     ids=str,
 )

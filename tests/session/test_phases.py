@@ -511,10 +511,12 @@ def test_a_long_phase_is_drawn_with_few_points_and_none_without_rates():
         ({"phase_decay": 0.5, "strategy": HeadOnly()}, "phase_decay has no effect: this run has "),
         ({"phase_lr": ["linear", "cosine", "constant"], "strategy": HeadThenAll("50%")},
          "phase_lr gives 3 shapes, and this run has 2 phases: the last has no effect"),
+        ({"phase_lr": ["linear", "cosine", "constant"], "strategy": HeadOnly()},
+         "phase_lr gives 3 shapes, and this run has 1 phase: the last 2 have no effect"),
         ({"unfreeze_at": {0: "*", "20 steps": {"lr": 0.1}}},
          "unfreeze_at['20 steps']['lr'] has no effect: step 20 is after the end of the run"),
     ],
-    ids=["hardly moves", "one phase", "too many shapes", "after the end"],
+    ids=["hardly moves", "one phase", "a shape too many", "two shapes too many", "after the end"],
 )  # fmt: skip
 def test_a_rate_that_is_hardly_meant_is_warned_of(options, doubt):
     network = conv_net()

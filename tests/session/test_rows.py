@@ -363,15 +363,25 @@ def test_a_table_that_was_found_frozen_opens_for_them_and_is_frozen_again():
     assert TABLE not in open_names(network)
 
 
-def test_their_rate_is_the_head_s_unless_one_is_given():
-    network, optimizer = build(), None
-    for options, rate in (({"lr_decay": 2.6}, 1.0), ({"lr": {TABLE: 3, "*": 0.5}}, 3.0)):
-        optimizer = adamw(network.parameters())
-        run = FreezeSchedule(unfreeze_at={0: "*"}, rows=ROWS, **options).attach(
-            network, optimizer, total_steps=3
-        )
-        assert run.multipliers[STAGE] == rate
-        run.close()
+@pytest.mark.parametrize("moments", [None, {0: "*"}, {0: "head", "1 step": "embeddings"}], ids=str)
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ({"lr_decay": 2.6}, 1),
+        ({"lr": {"head": 0.5}}, 1),
+        ({"lr": {"head": 0.5, "*": 0.1}}, 0.1),
+        ({"lr": {TABLE: 3, "*": 0.5}}, 3),
+        ({"lr": {"embeddings": 0.3, "*": 1}}, 0.3),
+        ({"lr": {"embeddings": 0.3, TABLE: 3}}, 3),
+    ],
+    ids=str,
+)
+def test_their_rate_is_the_optimizers_unless_lr_means_them_by_whatever_name(
+    moments, rates, expected
+):
+    network = build()
+    table = FreezeSchedule(unfreeze_at=moments, rows=ROWS, **rates).preview(network, total_steps=3)
+    assert {stage.name: stage.multiplier for stage in table.stages}[STAGE] == expected
 
 
 def test_what_moves_another_row_is_named():
