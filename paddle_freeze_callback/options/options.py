@@ -123,7 +123,8 @@ class Options:
         None,
         "tensors of which some rows train alone, from start to end, while all others stay as they "
         'are, such as {"embeddings.word_embeddings": "30522:"} for new tokens, at the '
-        "optimizer's rate unless lr gives another; as a flag pairs, such as embeddings.word_embeddings=30522:",
+        "optimizer's rate unless lr gives another; as a flag pairs, such as "
+        "embeddings.word_embeddings=30522:",
         list,
         check=rows_option.check,
         reader=rows_option.read,

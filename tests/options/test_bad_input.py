@@ -228,7 +228,7 @@ ROWS = {
     ),
     "rows that YAML reads as a number": (
         file("rows: {emb: 9:11}"),
-        "rows={'emb': 551} must give text for a name, such as {\"embeddings\": \"5:10\"}; in YAML in",
+        "rows={'emb': 551} must give text for a name, such as {\"embeddings\": \"5:10\"}; in YAML",
     ),
     "rows without quotes": (
         file("rows: [emb=7:]"),
