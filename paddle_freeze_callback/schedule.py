@@ -448,7 +448,7 @@ class FreezeSchedule:
         Args:
             network: the network; wrapping it in ``DataParallel`` later is fine.
             optimizer: its optimizer, built with all parameters, or a list of those that train it;
-                the steps of the first count.
+                a step ends when all of them have stepped, or where the next one begins.
             epochs: how long the run is, in epochs. With ``steps_per_epoch`` it need not be whole;
                 alone, each new iteration of the ``DataLoader`` that trains is an epoch.
             steps_per_epoch: optimizer steps in an epoch.

@@ -138,6 +138,8 @@ def check(
         ValueError: if the optimizer lacks some of them, or notes at its first step what trains.
         TypeError: if it is no optimizer of Paddle.
     """
+    if not each(optimizer):
+        raise ValueError("an empty list of optimizers; give those that train the network")
     for inner in each(optimizer):
         _check_kind(inner, opens_late)
     known = parameter_ids(optimizer)

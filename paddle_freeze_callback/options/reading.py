@@ -63,6 +63,8 @@ def from_file(path: Any) -> dict[str, Any]:
         name = str(key).removeprefix(PREFIX)
         if key in _FINE_TUNE:
             raise ValueError(f"{path}: {key} is fine_tune()'s in code; here: {_FINE_TUNE[key]}")
+        if name in ("resume_at", "resume_from"):
+            raise ValueError(f"{path}: {name} is of one run, and not of a file; give it in code")
         if name not in FLAGS:
             raise ValueError(f"{path}: unknown option {key!r}{known_names(name, FLAGS)}")
         if name in options:

@@ -45,6 +45,7 @@ class Plan:
         norms: the stages of normalization layers apart from theirs, which no strategy sees.
         twins: the parts among ``alone`` that nobody named, with the parts that they are like.
         rows: names of the stages of rows that train from start to end, which none sees either.
+        gone: the head, if nothing but such rows is in it.
     """
 
     stages: tuple[Stage, ...]
@@ -57,6 +58,7 @@ class Plan:
     norms: Norms = field(default_factory=Norms)
     twins: Mapping[str, str] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
+    gone: str | None = None
 
     @property
     def always(self) -> tuple[str, ...]:
@@ -126,7 +128,9 @@ def plan(
         parts = partition(survey, stages)
         all_names = [stage.name for stage in parts if stage.name != REST]
         strategy = strategy.with_stages(lambda one: stage_names(survey, parts, one), all_names)
+    head = parts[0].name
     parts, rows = _rows_apart(survey, parts, selectors)
+    gone = None if head in {stage.name for stage in parts} else head
     openable = _openable(survey, opening).union(*(stage.parameters for stage in rows))
     beside = twins(survey.weights, openable)
     alone = frozenset(one.name for one in survey.weights if within(one.name, beside))
@@ -161,7 +165,7 @@ def plan(
     )
     return Plan(
         parts, strategy, schedulable, openable, learning_rates, multipliers, alone, norms,
-        beside, tuple(stage.name for stage in rows),
+        beside, tuple(stage.name for stage in rows), gone,
     )  # fmt: skip
 
 

@@ -237,6 +237,11 @@ def doubts(plan: Plan, run: Run, optimizer: Any = None) -> list[str]:
             f'train_norm: every {" and ".join(plan.norms.idle)} was found frozen, and "always" '
             "opens none; set stop_gradient=False on their weights"
         )
+    if plan.gone and names:
+        found.append(
+            f"rows: nothing but these rows is in {plan.gone!r}, so that {names[0]!r} takes its "
+            "place and opens first; unfreeze_at= names another"
+        )
     if isinstance(strategy, Gradual):
         found += _heaps(strategy, run, names)
     slow = {name: rate for name, rate in plan.multipliers.items() if rate < _HARDLY_MOVES}

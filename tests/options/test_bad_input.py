@@ -234,6 +234,14 @@ ROWS = {
         file("rows: [emb=7:]"),
         "a.yaml: rows: {'emb=7': None} is no pair tensor=rows; put it in quotes, such as",
     ),
+    "an option of one run in a file": (
+        file("resume_from: checkpoints/3"),
+        "a.yaml: resume_from is of one run, and not of a file; give it in code",
+    ),
+    "no optimizer in a list": (
+        lambda: attached(FreezeSchedule(), optimizer=[]),
+        "an empty list of optimizers; give those that train the network",
+    ),
     "argument of fine_tune in a file": (
         file("strategy: fine_tune\nfreeze_epochs: 3"),
         "a.yaml: freeze_epochs is fine_tune()'s in code; here: at: 2",

@@ -299,6 +299,16 @@ def test_a_tied_head_keeps_its_other_rows_and_the_rows_get_both_gradients():
     assert moved(before, values(network)) == {TABLE, "head.table", "head.bias"}
 
 
+def test_a_head_of_nothing_but_rows_is_said_as_another_stage_opens_first():
+    rows = {"head.weight": ":2", "head.bias": ":1"}
+    table = FreezeSchedule(strategy="head_only", rows=rows).preview(build(), total_steps=3)
+    assert table.phases[0].opened == ("blocks.1", "head.weight[0:2]", "head.bias[0:1]")
+    assert any(
+        note.startswith("rows: nothing but these rows is in 'head', so that 'blocks.1' takes its")
+        for note in table.notes
+    )
+
+
 def test_they_train_from_start_to_end_whatever_opens_and_count_by_element(capsys):
     network = build()
     before = values(network)
