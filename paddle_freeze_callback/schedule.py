@@ -219,12 +219,20 @@ class FreezeSchedule:
             div: in the second cycle, peak / first rate.
             options: further options of the constructor.
 
+        Raises:
+            ValueError: if one of the rates is said twice.
+
         >>> FreezeSchedule.fine_tune(freeze_epochs=2).strategy
         HeadThenAll(at=2)
         """
         _no_strategy("fine_tune", options)
         named("freeze_epochs", Moment.of, freeze_epochs)
         positive("lr_mult", lr_mult, "100")
+        changed = {"lr_mult": lr_mult != 100, "pct_start": pct_start != 0.3, "div": div != 5}
+        pairs = ("lr_mult", "lr_decay"), ("lr_mult", "lr"), ("pct_start", "phase_lr")
+        for own, other in (*pairs, ("div", "phase_lr")):
+            if changed[own] and options.get(other) is not None:
+                raise ValueError(f"{own}= and {other}= contradict each other; drop one of them")
         given = {
             "strategy": RECIPES["fine_tune"].made({"at": freeze_epochs}),
             "phase_lr": ["one_cycle:0.99", f"one_cycle:{pct_start}:{div}"],
@@ -693,8 +701,8 @@ def _rebuilt(kind: type[FreezeSchedule], given: dict[str, Any]) -> FreezeSchedul
 
 def _no_strategy(recipe: str, options: Mapping[str, Any]) -> None:
     """Refuse another strategy beside a recipe."""
-    for name in ("strategy", "unfreeze_at"):
-        if name in options:
+    for name in ("strategy", "unfreeze_at", "every", "start"):
+        if name in options and name not in RECIPES[recipe].free:
             raise ValueError(
                 f"{name}={options[name]!r} and {recipe}() contradict each other: the recipe is a "
                 f"strategy; write FreezeSchedule({name}=...)"

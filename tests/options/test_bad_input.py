@@ -469,6 +469,27 @@ ROWS = {
         lambda: attached(FreezeSchedule(strategy=ChainThaw()), total_steps=3),
         "this run has room for 3: the last, in which all train, would never come; make the run",
     ),
+    **{
+        f"{recipe} and {name}": (
+            lambda recipe=recipe, name=name: getattr(FreezeSchedule, recipe)(**{name: 1}),
+            f"{name}=1 and {recipe}() contradict each other: the recipe is a strategy; write Free",
+        )
+        for recipe, name in (("bitfit", "every"), ("fine_tune", "every"), ("lisa", "start"))
+    },
+    **{
+        f"{own} and {other} of fine_tune": (
+            lambda own=own, other=other, value=value: FreezeSchedule.fine_tune(
+                **{own: 0.9, other: value}
+            ),
+            f"{own}= and {other}= contradict each other; drop one of them",
+        )
+        for own, other, value in (
+            ("lr_mult", "lr_decay", 2),
+            ("lr_mult", "lr", {"head": 2}),
+            ("pct_start", "phase_lr", "linear"),
+            ("div", "phase_lr", "linear"),
+        )
+    },
     "recipe and strategy": (
         lambda: FreezeSchedule.lp_ft(strategy=HeadOnly()),
         "strategy=HeadOnly() and lp_ft() contradict each other: the recipe is a strategy",
