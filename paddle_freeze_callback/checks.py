@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeVar
@@ -44,6 +45,14 @@ def positive(argument: str, value: Any, example: str) -> None:
         raise TypeError(f"{argument}={value!r} must be a number, such as {example}")
     if not 0 < float(value) < math.inf:
         raise ValueError(f"{argument}={value!r} must be a positive number, such as {example}")
+
+
+def tensor_file(argument: str, value: Any) -> None:
+    """Raises TypeError if the value is no path, ValueError for another ending."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{argument}={value!r} must be the path of a file")
+    if not os.fspath(value).endswith(".safetensors"):
+        raise ValueError(f"{argument}={value!r} must end in .safetensors, which is its format")
 
 
 def is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-from ..checks import boolean, named, one_of, option
+from ..checks import boolean, named, one_of, option, tensor_file
 from ..strategies.base import Strategy
 from ..strategies.by_name import NAMES, RECIPES, STRATEGIES, recipe_of, required_of
 from ..strategies.deciding import Custom
@@ -46,13 +46,6 @@ def _moment(argument: str, value: Any) -> None:
 def _path(argument: str, value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{argument}={value!r} must be the path of a checkpoint")
-
-
-def _tensor_file(argument: str, value: Any) -> None:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{argument}={value!r} must be the path of a file")
-    if not os.fspath(value).endswith(".safetensors"):
-        raise ValueError(f"{argument}={value!r} must end in .safetensors, which is its format")
 
 
 def _reaction(argument: str, value: Any) -> None:
@@ -166,7 +159,7 @@ class Options:
         None,
         "when training ends, write what trained, and the statistics that moved, to this file, such "
         'as "trained.safetensors"; load_trained(network, file) reads it',
-        check=_tensor_file,
+        check=tensor_file,
     )
     free_optimizer_state: bool | None = option(
         None,

@@ -20,7 +20,7 @@ from paddle import nn
 
 from ..cache.feature_cache import FeatureCache
 from ..cache.options import CacheOptions, CacheStatistics
-from ..checks import is_number
+from ..checks import is_number, tensor_file
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates
 from ..freezing.best_weights import BestWeights
@@ -315,8 +315,9 @@ class Freezing:
             file: where, such as ``"trained.safetensors"``.
 
         Raises:
-            ValueError: where weights are split among processes.
+            ValueError, TypeError: for another ending, and where weights are split among processes.
         """
+        tensor_file("file", file)
         if self._split:
             raise ValueError(f"save_trained: {SPLIT_FILE}")
         if parallel.rank() == 0:

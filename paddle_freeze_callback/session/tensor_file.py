@@ -80,8 +80,6 @@ def refuse_unwritable(file: str | os.PathLike[str]) -> None:
         ValueError: naming what is in the way.
     """
     path = Path(file).absolute()
-    if not os.fspath(file):
-        raise ValueError("save_trained: '' names no file; give for example trained.safetensors")
     if path.is_dir():
         raise ValueError(
             f"save_trained: {file} is a folder; name a file, such as {path / 'trained.safetensors'}"

@@ -452,8 +452,12 @@ def test_files_that_are_none_are_refused_and_the_last_line_names_the_file(tmp_pa
     network, file, lines = conv_net(), tmp_path / "t.safetensors", []
     schedule = FreezeSchedule(save_trained=file)
     freezing = schedule.attach(network, adam(network), total_steps=3, say=lines.append)
-    with freezing, pytest.raises(ValueError, match="save_trained: '' names no file"):
-        freezing.save_trained("")
+    with freezing:
+        for other in ("", tmp_path / "t.pt"):
+            with pytest.raises(ValueError, match=r"must end in \.safetensors, which is its format"):
+                freezing.save_trained(other)
+        with pytest.raises(TypeError, match="file=None must be the path of a file"):
+            freezing.save_trained(None)
     assert lines[-1] == f"step 0: what trained is in {file}"
     with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object, not None"):
         load_trained(network, None)
