@@ -558,7 +558,9 @@ class Freezing:
             stage.name: [] if stage.name in apart else covering(stage, weights, openable)
             for stage in self.stages
         }
-        return self._timeline.as_explicit(self._step, names)
+        total = self._timeline.run.total_steps  # what is decided after the last step never opens
+        until = self._step if total is None else min(self._step, total - 1)
+        return self._timeline.as_explicit(until, names)
 
     # ------------------------------------------------------------ inside
 

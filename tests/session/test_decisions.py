@@ -16,6 +16,7 @@ from paddle_freeze_callback import (
     ChainThaw,
     Cyclic,
     FreezeDown,
+    Explicit,
     FreezeSchedule,
     Gradual,
     HeadOnly,
@@ -425,6 +426,24 @@ def test_a_schedule_of_automatic_stages_with_more_than_their_name_says_is_replay
     ]
     with pytest.raises(AttributeError, match="there is no run yet: train first"):
         FreezeSchedule().run.as_explicit()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [OnPlateau("acc", patience=1), Gradual("4 steps"), Explicit({0: "fc", "4 steps": {"lr": 0.5}})],
+    ids=["decided", "timed", "a rate"],
+)
+def test_what_would_come_at_the_end_did_not_happen_and_is_not_replayed(strategy):
+    network, schedule = conv_net(), FreezeSchedule(strategy=strategy)
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    with schedule.attach(network, optimizer, total_steps=4) as freezing:
+        for _ in range(4):
+            freezing.step()
+            freezing.evaluated({"acc": 0.5})
+    explicit = schedule.run.as_explicit()
+    steps = [change.step for change in schedule.history]
+    assert [int(str(when).split()[0]) for when in explicit.unfreeze_at] == steps
+    assert 4 not in steps
 
 
 def replayed_rates(schedule, network, **options):
