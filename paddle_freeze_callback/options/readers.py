@@ -63,6 +63,8 @@ def moments(value: Any) -> dict[Any, Any]:
     """A mapping, or pairs ``when=what``."""
     found = pairs(value, "when=what", "1=layer4 or '50%=*'", "the moment")
     for when, what in found.items():
+        if isinstance(what, str) and what.startswith("{") and ":" in what:
+            found[when] = what = plain_yaml(f"what opens at {when}", what)
         if isinstance(what, Mapping) and "lr" in what:
             try:
                 found[when] = {**what, "lr": number(what["lr"])}

@@ -43,7 +43,8 @@ class Explicit(Timed):
         metadata=about(
             'moments and what opens then, in order of time, such as {0: "fc", "50%": "*"}, or '
             '{"unfreeze": "*", "freeze": "layer1", "lr": 0.1}, where lr multiplies the rate of all '
-            "in the phase that begins; as a flag pairs when=what, such as 0=fc 1=layer4 '50%=*'",
+            "in the phase that begins; as a flag pairs when=what, such as 0=fc 1=layer4 "
+            "'50%=*', where what may be such a mapping",
             list,
         ),
     )
