@@ -134,7 +134,7 @@ ROWS = (
     Row(f"{STAGED}\ncache: memory\ncache_limit: 1 MB\ncache_dtype: float32\ncache_check_every: 1\n"
         "cache_key: number",
         {**IN_TURN, "stem.2": ""}, "cache on: keeps the output of body", script="hook.remove()"),
-    Row("resume_at: 1\nresume_from: c", None, "unknown option 'resume_at'", 1),  # of fit
+    Row("resume_at: 1\nresume_from: c", None, "resume_at is of one run", 1),  # of fit
 )  # fmt: skip
 
 

@@ -511,7 +511,7 @@ def frozen_everywhere(network):
             {"total_steps": 4},
             "build it without use_multi_tensor",
         ),
-        ({"every": "30%"}, lambda n: [], {"total_steps": 4}, "was not given"),
+        ({"every": "30%"}, lambda n: [], {"total_steps": 4}, "an empty list of optimizers"),
         ({"lr_decay": 2}, lambda n: [momentum(n), "x"], {"total_steps": 4}, "str is no paddle opt"),
     ],
 )
