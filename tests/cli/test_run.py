@@ -432,8 +432,8 @@ def test_two_optimizers_over_one_network_are_one_run(folder):
     done = ended(folder.train(MANY, STAGED, *EPOCHS))
     assert told(done)[:2] == [
         "switches use_multi_tensor off in Momentum",
-        "takes Net (net_1; 206 parameters), trained by Momentum, SGD, of which every one steps in a "
-        "step; 3 epochs",
+        "takes Net (net_1; 206 parameters), trained by Momentum, SGD, of which every one steps in "
+        "a step; 3 epochs",
     ]
     assert told(done)[-1] == "6 steps done"
 
