@@ -160,6 +160,7 @@ class Options:
         "when training ends, write what trained, and the statistics that moved, to this file, such "
         'as "trained.safetensors"; load_trained(network, file) reads it',
         check=tensor_file,
+        reader=readers.path,
     )
     free_optimizer_state: bool | None = option(
         None,
@@ -212,6 +213,7 @@ class Options:
         'compute a frozen prefix once per sample and keep its output: in "memory", on "disk" '
         "(in the user's cache folder), or in a folder, which several processes and later runs "
         "may share",
+        reader=readers.path,
     )
     cache_limit: int | str | None = option(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,11 @@ def decay(value: Any) -> Any:
 def shapes(value: Any) -> Any:
     """One shape, or several; a flag gives one as a list."""
     return value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+
+
+def path(value: Any) -> Any:
+    """A path; ``~`` is the user's home folder, as a shell would have it."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def truth(value: Any) -> bool:

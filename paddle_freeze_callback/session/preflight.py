@@ -176,6 +176,13 @@ def refuse_optimizer(plan: Plan, survey: Survey, run: Run, optimizer: Any) -> li
     """
     will_open = plan.will_open(survey, run)
     optimizers.check(optimizer, will_open, lambda: plan.opens_late(run))
+    own = {id(weight.tensor) for weight in survey.weights}
+    for one in optimizers.each(optimizer):
+        if own.isdisjoint(optimizers.parameter_ids(one)):
+            raise ValueError(
+                f"{type(one).__name__}, one of the optimizers, trains no parameter of this "
+                f"{type(survey.network).__name__}; leave out those of other networks"
+            )
     if not plan.neutral:
         for one in optimizers.each(optimizer):
             rates.check_optimizer(one)

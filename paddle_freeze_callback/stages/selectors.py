@@ -222,10 +222,12 @@ def _nothing(among: Sequence[Weight], selector: Selector) -> str:
     if selector in (BIAS, TYPE + BIAS):
         return f"selector {selector!r} selects nothing: this network has no bias"
     if selector.startswith(TYPE):
-        kinds = sorted(frozenset().union(*(weight.kinds for weight in among)))
-        like = did_you_mean(selector[len(TYPE) :], kinds, show=lambda kind: repr(TYPE + kind))
+        kinds = {kind for weight in among for kind in weight.kinds if not kind.startswith("_")}
+        like = did_you_mean(
+            selector[len(TYPE) :], sorted(kinds), show=lambda kind: repr(TYPE + kind)
+        )
         return f"selector {selector!r} matches no class of a layer that has parameters" + (
-            like or f"; there are {listing(kinds, most=12, noun='classes')}"
+            like or f"; there are {listing(sorted(kinds), most=12, noun='classes')}"
         )
     if "%" in selector or selector.startswith(("top ", "bottom ")):
         return f"selector {selector!r} matches nothing; a share is 'top 30%' or 'bottom 30%'"

@@ -11,7 +11,7 @@ from typing import Any
 from ..checks import named, one_of, positive
 from ..words import EVERYTHING
 from .moments import Moment, When
-from .phases import CONSTANT, Pace, curve_of
+from .phases import CONSTANT, Pace, curve_of, shape_name
 from .run import Run
 
 SHAPES = ("linear", "cosine")
@@ -41,8 +41,12 @@ class LearningRates:
         for shape in self.shapes:
             curve = curve_of(shape)
             if callable(shape):
-                for share in (*(tenth / 10 for tenth in range(10)), 0.95, 0.99, 0.999, 0.9999):
-                    curve(share)
+                shares = (*(tenth / 10 for tenth in range(10)), 0.95, 0.99, 0.999, 0.9999)
+                if not max(curve(share) for share in shares):
+                    raise ValueError(
+                        f"phase_lr: {shape_name(shape)} is 0 throughout, so that nothing would "
+                        "train; what must not train is frozen"
+                    )
         if self.lr is not None:
             if not isinstance(self.lr, Mapping):
                 raise TypeError(

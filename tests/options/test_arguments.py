@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import pickle
 import re
 
@@ -107,6 +108,9 @@ CASES = [
      FreezeSchedule(train_norm={"BatchNorm": "never", "*": "always"})),
     (["--freeze_train_norm", '{"LayerNorm": "always"}'],
      FreezeSchedule(train_norm={"LayerNorm": "always"})),
+    (["--freeze_save_trained=~/a.safetensors"],
+     FreezeSchedule(save_trained=os.path.expanduser("~/a.safetensors"))),
+    (["--freeze_cache=~/features"], FreezeSchedule(cache=os.path.expanduser("~/features"))),
     (["--freeze_save_trained", "a.safetensors"], FreezeSchedule(save_trained="a.safetensors")),
     (["--freeze_rows", "embeddings.words=30522:", "other=-8:-2"],
      FreezeSchedule(rows={"embeddings.words": "30522:", "other": "-8:-2"})),

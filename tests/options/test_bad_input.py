@@ -218,6 +218,20 @@ ROWS = {
         lambda: attached(FreezeSchedule(train_norm="always", stages=["fc", "block1.1", "*"])),
         "the stage 'block1.1' contradict each other: it has nothing but block1.1.weight, ",
     ),
+    "an optimizer of another network": (
+        lambda: (net := TwoLayers()) and FreezeSchedule().attach(
+            net, [adam(net.parameters()), adam(TwoLayers().parameters())], total_steps=3
+        ),
+        "Adam, one of the optimizers, trains no parameter of this TwoLayers; leave out those of",
+    ),
+    "phase at no rate": (
+        lambda: FreezeSchedule(phase_lr=lambda share: 0.0),
+        "is 0 throughout, so that nothing would train; what must not train is frozen",
+    ),
+    "class that only Paddle knows": (
+        lambda: attached(FreezeSchedule(unfreeze_at={0: "type:BatchNrm2D"})),
+        "did you mean 'type:BatchNorm2D'?",
+    ),
     "rate for norms apart": (
         lambda: attached(FreezeSchedule(train_norm="always", lr={"norms (always)": 2})),
         "lr: 'norms (always)': normalization layers have the rate of the stage that they come",
