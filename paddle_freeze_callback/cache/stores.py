@@ -85,8 +85,9 @@ _LARGEST = 2**30
 _SUFFIX = ".rows3.npy"
 _INDEX = ".index3.npy"
 
-# An index is written anew by who finds more files than these that are not in it.
+# An index is written anew by who finds more files, or rows, than these that are not in it.
 _UNINDEXED = 64
+_UNINDEXED_ROWS = 8192
 
 
 class DiskStore(MemoryStore):
@@ -121,7 +122,7 @@ class DiskStore(MemoryStore):
         new = [name for name in names if name.endswith(_SUFFIX) and name not in known]
         found = {name: segment for name in new if (segment := self._read_in(name))}
         self.nbytes += sum(segment.nbytes for segment in found.values())
-        if len(found) > _UNINDEXED:
+        if len(found) > _UNINDEXED or len(self._written) > _UNINDEXED_ROWS:
             self._index.with_more(found).write(self._folder)
         weakref.finalize(self, _write, self._folder, self._rows)
 

@@ -170,6 +170,19 @@ def test_files_of_an_index_that_are_gone_or_damaged_are_recorded_anew(indexed):
     assert kept(DiskStore(indexed, 10**6), range(40)) == list(range(40))
 
 
+def test_many_rows_in_few_files_are_indexed_too(tmp_path, monkeypatch):
+    """Reading every key takes as long as it takes to open."""
+    monkeypatch.setattr(stores, "_UNINDEXED_ROWS", 39)
+    keys = [number.to_bytes(16, "big") for number in range(40)]
+    store = DiskStore(tmp_path, 10**6)
+    store.put(keys, (np.zeros([40, 3], "float32"),))
+    store.flush()
+    assert list(tmp_path.glob("*.index3.npy")) == []
+    DiskStore(tmp_path, 10**6)
+    last = DiskStore(tmp_path, 10**6)
+    assert (len(last), len(last._index.keys), len(last._written)) == (40, 40, 0)
+
+
 def test_of_equal_keys_in_an_index_the_newest_counts(indexed, monkeypatch):
     file = sorted(indexed.glob("*.rows3.npy"))[0]
     file.write_bytes(file.read_bytes()[:-8] + b"altered!")
