@@ -5,6 +5,8 @@ What is printed is what is measured: the code is evaluated for every run.
 
 from __future__ import annotations
 
+import fast_on_a_cpu  # noqa: F401  isort: skip
+
 from dataclasses import dataclass
 
 import paddle_freeze_callback

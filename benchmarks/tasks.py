@@ -16,6 +16,8 @@ trained on, their order, and the new head differ.
 
 from __future__ import annotations
 
+import fast_on_a_cpu  # noqa: F401  isort: skip
+
 import functools
 import gzip
 import io

@@ -64,7 +64,7 @@ def test_settings_for_a_cpu_stand_in_one_place_and_come_before_paddle():
     for path in scripts:
         text = path.read_text(encoding="utf-8")
         assert "MKL_DEBUG_CPU_TYPE" not in text
-        assert "setdefault(" not in text.partition("import paddle")[0]
+        assert "environ.setdefault(" not in text.partition("import paddle")[0]
         if re.search(r"^(import|from) paddle", text, re.MULTILINE):
             first = re.search(r"^(?:import|from) (?!__future__|os|sys|pathlib)(\w+)", text, re.M)
             assert first[1] == "fast_on_a_cpu", path
