@@ -33,7 +33,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import platform
 import statistics
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -44,6 +43,7 @@ from multiprocessing.process import BaseProcess as Process
 warnings.filterwarnings("ignore")
 
 import paddle
+from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from schedules import ROWS, Row
 from tasks import TASKS, fetch_digits, pretrained
@@ -182,7 +182,7 @@ def missing(
     for task in tasks:
         for name in schedules:
             row = ROWS[name]
-            if row.tasks and task not in row.tasks:
+            if not row.tried_on(task):
                 continue
             found = scores(lines, task, name)
             wanted += [
@@ -206,7 +206,7 @@ def left(
     }
     total = 0.0
     for task in tasks:
-        rows = [name for name in schedules if not ROWS[name].tasks or task in ROWS[name].tasks]
+        rows = [name for name in schedules if ROWS[name].tried_on(task)]
         done = len([o for o in lines if o["task"] == task and o["schedule"] in rows])
         each = 3.5 * len(VALIDATION_SEEDS) + seeds
         total += max(len(rows) * each - done, 0) * (per_task[task] + 3)
@@ -226,13 +226,6 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
         file.flush()
         os.fsync(file.fileno())
     return line
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 # ---------------------------------------------------------------- all of them

@@ -36,6 +36,7 @@ warnings.filterwarnings("ignore")
 import paddle
 import questions
 import report
+from machine import processor
 
 LINES = HERE / "results.jsonl"
 
@@ -51,12 +52,9 @@ def code() -> str:
 
 def machine() -> dict[str, object]:
     """Where this runs, and with which settings and versions."""
-    names = [line.partition(":")[2].strip()
-             for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]  # fmt: skip
     gpu = paddle.get_device().startswith("gpu")
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "device": paddle.device.cuda.get_device_name() if gpu else "CPU",
         "settings": {name: os.environ[name] for name in fast_on_a_cpu.SETTINGS},

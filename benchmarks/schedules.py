@@ -33,6 +33,10 @@ class Row:
     rate: str = PLAIN
     tasks: tuple[str, ...] = ()
 
+    def tried_on(self, task: str) -> bool:
+        """Whether it is compared on this task."""
+        return not self.tasks or task in self.tasks
+
     def schedule(self) -> FreezeSchedule:
         """A new one."""
         made = eval(self.code, vars(paddle_freeze_callback))
