@@ -9,10 +9,10 @@ from __future__ import annotations
 import collections
 import pickle
 import random
+import re
 import types
-from collections.abc import Iterable, Mapping, Set
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -37,7 +37,7 @@ class ForwardState:
             (layer, dict(layer.__dict__), _contents(layer)) for layer in every.values()
         ]
         self._buffers = {one: _buffers(layer) for one, layer in every.items()}
-        self._random = (paddle.get_rng_state(), np.random.get_state(), random.getstate())
+        self._random = [(one, one.state()) for one in _GENERATORS]
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -53,9 +53,26 @@ class ForwardState:
                 if mutable or content:
                     mutable.clear()
                     (mutable.update if isinstance(mutable, dict) else mutable.extend)(content)
-        paddle.set_rng_state(self._random[0])
-        np.random.set_state(self._random[1])
-        random.setstate(self._random[2])
+        for generator, state in self._random:
+            generator.put_back(state)
+
+    def leave_alone(self, generators: Collection[Generator]) -> None:
+        """Neither restore nor seed these: a thread that loads data may draw from them."""
+        self._random = [(one, state) for one, state in self._random if one not in generators]
+
+    def unmoved(self) -> list[Generator]:
+        """The generators outside Paddle from which nobody has drawn since.
+
+        Paddle's own is none of them: a layer may draw from it and put it back.
+        """
+        return [
+            one for one, was in self._random if one.loads_data and one.shown(was) == one.shown()
+        ]
+
+    def reseed(self, seed: int) -> None:
+        """Seed the random generators that :meth:`restore` puts back."""
+        for generator, _ in self._random:
+            generator.seed(seed)
 
     def unsteady(self) -> list[paddle.Tensor]:
         """Tensors that layers have changed, or replaced by others, since."""
@@ -153,9 +170,11 @@ def _contents(layer: nn.Layer) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in layer.__dict__.items():
         if isinstance(value, (dict, list)):
-            with suppress(Exception):  # a mapping that cannot be copied cannot be put back either
+            try:
                 # Most are empty, and hundreds of copies would start the garbage collector.
                 found[name] = value.copy() if value else ()
+            except Exception:  # a mapping that cannot be copied cannot be put back either
+                continue
     return found
 
 
@@ -208,16 +227,36 @@ def few(tensor: paddle.Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(some) if here else array_of(some)
 
 
+class Generator(NamedTuple):
+    """One of the random generators that all code of a process shares."""
+
+    state: Callable[[], Any]
+    put_back: Callable[[Any], object]
+    seed: Callable[[int], object]
+    comparable: Callable[[Any], Any]
+    loads_data: bool  # whether data sets draw from it, which Paddle may load in a thread
+
+    def shown(self, *state: Any) -> Any:
+        """A state, that of now if none is given, so that it can be compared."""
+        return self.comparable(*(state or (self.state(),)))
+
+
+_ADDRESS = re.compile("0x[0-9a-f]+")
+
+_GENERATORS = (
+    # Paddle's states cannot be compared; as text they can, but for an address in it.
+    Generator(
+        paddle.get_rng_state, paddle.set_rng_state, paddle.seed,
+        lambda states: [_ADDRESS.sub("", str(one), 1) for one in states], loads_data=False,
+    ),
+    Generator(
+        np.random.get_state, np.random.set_state, np.random.seed,
+        lambda state: (state[1].tobytes(), state[2:]), loads_data=True,
+    ),
+    Generator(random.getstate, random.setstate, random.seed, lambda state: state, loads_data=True),
+)  # fmt: skip
+
+
 def random_state() -> Any:
     """The state of all random generators, comparable."""
-    # Paddle's states cannot be compared; as text they can, but for an address in it.
-    ours = [[part for part in str(s).split() if "x" not in part] for s in paddle.get_rng_state()]
-    theirs: Any = np.random.get_state()
-    return (ours, theirs[1].tobytes(), theirs[2:], random.getstate())
-
-
-def reseed(seed: int) -> None:
-    """Seed all random generators."""
-    paddle.seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+    return [one.shown() for one in _GENERATORS]

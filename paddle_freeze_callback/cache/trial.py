@@ -14,8 +14,9 @@ Nothing is assumed about the network:
 * A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
   generator of its own) is not tried out at all.
 
-These are four checks. Each is made on another batch, beside a step that computes everything, so
-that no step takes much longer; and none of a batch's features is served before all have passed.
+These are three checks: what must be kept, several samples alone, single ones. Each is made on
+another batch, beside a step that computes everything, so that no step takes much longer; and none
+of a batch's features is served before all have passed.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from ..stages.weights import moving_state
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
 from .nested import leaves, replaced, restructured, tensors
-from .state import ForwardState, changed, plain_state, random_state, reseed, weight_digests
+from .state import ForwardState, changed, plain_state, random_state, weight_digests
 from .watch import Call, ForwardWatch, Trace
 
 _MORE = "the open layers look at more of the frozen ones than can be kept"
 
-CHECKS = 4  # how many make a proof; the first one finds the boundary
+_LARGE = 1e4
+
+CHECKS = 3  # how many make a proof; the first one finds the boundary
 
 
 class Trial:
@@ -80,15 +83,20 @@ class Trial:
             self._side_effects.append("its own input")
         self._unsteady = self._before.unsteady()
         self._after = ForwardState(network)
-        self._unseen: list[Mapping[Call, frozenset[int]]] = []  # NaN there changed nothing
+        unmoved = self._before.unmoved()
+        self._before.leave_alone(unmoved)
+        self._after.leave_alone(unmoved)
+        self._moved = False  # whether anything was tried out
+        self._seen: dict[Any, bool] = {}  # whether a filling changed nothing
 
     def __enter__(self) -> Trial:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        interrupted = error is not None and not isinstance(error, Exception)
-        if interrupted or not self._side_effects:  # else nothing was tried
-            (self._before if interrupted else self._after).restore()  # the step never happened
+        if error is not None and not isinstance(error, Exception):
+            self._before.restore()  # an interrupt: the step never happened
+        elif self._moved:
+            self._after.restore()
         if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
             # The network's own code got what it does not expect.
             what = f"{type(error).__name__}: {str(error)[:200]}"
@@ -114,18 +122,19 @@ class Trial:
         real = {call: self.trace.output(call) for call in prefix}
         self._refuse(real)
         self._every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
+        if number:
+            assert known is not None
+            self._prove_alone(known, opened, several=number == 1)
+            return known
         found = self._needed(real) if known is None else dict(known.kept)
-        boundary = known or Boundary(tuple(prefix), tuple(found.items()))
-        if number == 0 and not self._same(real, self._rest(found)):
-            raise CannotCacheError(_MORE)
-        # NaN does not show in a comparison; numbers that are large both ways do.
         rest = self._rest(found)
-        fillings = (1e4, -1e4) if number == 1 and any(rest.values()) else ()
-        if not all(self._same(real, rest, fill, self._few(real)) for fill in fillings):
+        # NaN does not show in a comparison; numbers that are large both ways do.
+        fillings = (_LARGE, -_LARGE) if any(rest.values()) else ()
+        if not self._same(real, rest) or not all(
+            self._same(real, rest, fill, self._few(real)) for fill in fillings
+        ):
             raise CannotCacheError(_MORE)
-        if number > 1:
-            self._prove_alone(boundary, opened, several=number == 2)
-        return boundary
+        return known or Boundary(tuple(prefix), tuple(found.items()))
 
     def _prefix(self, known: Boundary | None) -> list[Call]:
         """The calls of frozen layers before anything open, up to the last that may be kept."""
@@ -133,11 +142,12 @@ class Trial:
             assert known is not None
             return [call for call in known.prefix if self.trace.output(call) is not None]
         prefix = [call for call, _, is_prefix in self.trace.calls if is_prefix]
-        bounds = [call for call in prefix if self._may_be_kept(call)]
-        if not bounds:
-            raise CannotCacheError("no frozen layer comes before the open ones")
         # What follows the last of these (a dropout) is computed as ever.
-        return prefix[: prefix.index(bounds[-1]) + 1]
+        while prefix and not self._may_be_kept(prefix[-1]):
+            prefix.pop()
+        if not prefix:
+            raise CannotCacheError("no frozen layer comes before the open ones")
+        return prefix
 
     def _may_be_kept(self, call: Call) -> bool:
         layer = self._watch.closed[call[0]][1]
@@ -188,7 +198,9 @@ class Trial:
         """The tensors of prefix calls without which these samples get another output."""
         every, last = self._every, list(real)[-1]
         candidates = {last: every[last]}
-        if not self._same(real, {**every, last: frozenset()}, rows=rows):
+        # Of a few samples with a number, which is to be tried with them anyway.
+        fill = math.nan if rows is None else _LARGE
+        if not self._same(real, {**every, last: frozenset()}, fill, rows):
             if not self._same(real, {}, rows=rows):
                 raise CannotCacheError("the network's forward does not repeat itself")
             # An inner tensor is used: keep every one that is.
@@ -216,6 +228,7 @@ class Trial:
 
     def _fresh(self) -> tuple[Any, Any]:
         """The arguments of the forward; the network's state becomes that before the call."""
+        self._moved = True
         self._before.restore()
         args, kwargs = restructured(self._given)  # the tensors themselves: it leaves them alone
         return args, kwargs
@@ -226,15 +239,13 @@ class Trial:
     ) -> bool:  # fmt: skip
         """Whether the network does the same with these tensors filled, for all samples or some."""
         shown = {call: places for call, places in holes.items() if places}
-        if rows is None and math.isnan(fill) and shown in self._unseen:
-            return True
-        if rows is not None and rows is not self._rows:
-            self._rows, self._some = rows, self._planned(real, {}, fill, rows)
-        expected = self._expected if rows is None else self._some
-        same = self._planned(real, shown, fill, rows) == expected
-        if same and rows is None and math.isnan(fill):
-            self._unseen.append(shown)
-        return same
+        which = (frozenset(shown.items()), str(fill), rows is None)
+        if which not in self._seen:
+            if rows is not None and rows is not self._rows:
+                self._rows, self._some = rows, self._planned(real, {}, fill, rows)
+            expected = self._expected if rows is None else self._some
+            self._seen[which] = self._planned(real, shown, fill, rows) == expected
+        return self._seen[which]
 
     def _planned(
         self, real: Mapping[Call, Any], holes: Mapping[Call, frozenset[int]], fill: float,
@@ -265,44 +276,54 @@ class Trial:
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
         # Comparisons with NaN are always false, so open weights are made large, too. Whether a
         # buffer moves is seen only in a number, and with two samples.
-        each = [(1e4, 1e4, backwards[:1]), (-1e4, math.nan, [0])]
+        each = [(_LARGE, _LARGE, backwards[:1]), (-_LARGE, math.nan, [0])]
         if several:
-            each = [(math.nan, -1e4, backwards)]
-        for seed, (fill, buffer, chosen) in enumerate(each, 1 if several else 2):
-            args, kwargs = rows_of(self._fresh(), chosen)
-            reseed(seed)
-            trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
-            with paddle.no_grad(), self._filled(opened, fill, buffer):
+            each = [(math.nan, -_LARGE, backwards)]
+        weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
+        with paddle.no_grad(), _put_back([*weights, *self._unsteady]):
+            for seed, (fill, buffer, chosen) in enumerate(each, 1 if several else 2):
+                args, kwargs = rows_of(self._fresh(), chosen)
+                self._before.reseed(seed)
+                _fill(weights, fill)
+                _fill(self._unsteady, buffer)
                 filled = _bits(self._unsteady)
+                trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
                 watch.traced(self._original, args, kwargs, trace)
                 self.moving = self.moving or _bits(self._unsteady) != filled
-            again = boundary.features(trace, len(chosen), watch.name)
-            for all_rows, part in zip(expected, again):
-                same_shape = part.shape[1:] == all_rows.shape[1:]
-                rows = array_of(all_rows)[chosen]
-                if not (same_shape and nearly_equal(array_of(part), rows, 1e-3)):
-                    raise CannotCacheError(
-                        "the frozen layers give a sample something else each time: they depend on "
-                        "open layers, on the other samples of the batch, or on random numbers"
-                    )
+                again = boundary.features(trace, len(chosen), watch.name)
+                for all_rows, part in zip(expected, again):
+                    same_shape = part.shape[1:] == all_rows.shape[1:]
+                    rows = array_of(all_rows)[chosen]
+                    if not (same_shape and nearly_equal(array_of(part), rows, 1e-3)):
+                        raise CannotCacheError(
+                            "the frozen layers give a sample something else each time: they "
+                            "depend on open layers, on the other samples of the batch, or on "
+                            "random numbers"
+                        )
 
-    @contextmanager
-    def _filled(self, opened: frozenset[int], value: float, buffer: float) -> Iterator[None]:
-        """Fill all open weights with these for a while, and the buffers that a forward moves."""
-        weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
-        before = [tensor.clone() for tensor in weights]
-        fills = [(tensor, value) for tensor in weights]
-        fills += [(tensor, buffer) for tensor in self._unsteady]
-        try:
-            for tensor, fill in fills:
-                if tensor.is_floating_point():
-                    tensor.set_value(paddle.full_like(tensor, fill))
-                elif tensor.dtype != paddle.bool:  # a counter
-                    tensor.set_value(tensor + 7)
-            yield
-        finally:
-            for tensor, was in zip(weights, before):
-                tensor.set_value(was)
+
+@contextmanager
+def _put_back(every: Sequence[paddle.Tensor]) -> Iterator[None]:
+    """Give these tensors their values back in the end."""
+    before = [tensor.clone() for tensor in every]
+    try:
+        yield
+    finally:
+        for tensor, was in zip(every, before):
+            tensor.set_value(was)
+
+
+def _fill(every: Sequence[paddle.Tensor], value: float) -> None:
+    """Fill tensors with a value; counters get another number."""
+    full: dict[Any, paddle.Tensor] = {}  # one for all of a shape: the memory is taken once
+    for tensor in every:
+        if tensor.is_floating_point():
+            look = (tuple(tensor.shape), tensor.dtype)
+            if look not in full:
+                full[look] = paddle.full_like(tensor, value)
+            tensor.set_value(full[look])
+        elif tensor.dtype != paddle.bool:
+            tensor.set_value(tensor + 7)
 
 
 def rows_of(value: Any, chosen: Sequence[int]) -> Any:

@@ -30,6 +30,7 @@ import paddle
 from paddle import nn
 
 from ..installed import release
+from ..stages.weights import layers
 
 _RELEASE = release(paddle.__version__)
 
@@ -95,7 +96,7 @@ def spare(network: nn.Layer) -> Spared:
     (True, False)
     >>> spared.undo()
     """
-    return Spared(network.sublayers(include_self=True))
+    return Spared({id(layer): layer for _, layer in layers(network)}.values())
 
 
 class Spared:

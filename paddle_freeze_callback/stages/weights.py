@@ -165,6 +165,8 @@ def moving_state(layer: nn.Layer) -> dict[str, paddle.Tensor]:
     ['weight', 'weight_u', 'weight_v']
     """
     buffers = dict(layer.named_buffers(include_sublayers=False))
+    if not buffers and not own_parameters(layer):
+        return {}  # as of half the layers of a network, all of which are asked again and again
     return {**buffers, **running_statistics(layer), **measured(layer)}
 
 

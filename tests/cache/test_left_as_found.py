@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
+import random
 
+import numpy as np
 import paddle
 from cached import Three, by_hand, random_batches
 from networks import TwoLayers, conv_net
 from paddle import nn
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly
+from paddle_freeze_callback.cache.watch import ForwardWatch
 
 
 def test_after_training_the_network_is_as_it_was_and_computes_for_itself():
@@ -100,3 +103,55 @@ def test_what_only_a_trial_puts_into_an_empty_list_or_dictionary_is_gone():
     assert notes
     assert (network.c.names, network.c.list) == ({}, [])
     assert done.hits
+
+
+def test_a_thread_that_draws_numbers_during_a_trial_gets_those_it_would_have_got(monkeypatch):
+    """A data set that draws, read ahead by a loader: a seed gives one run, also with the cache."""
+    drawn = []
+
+    def drawing(tried):
+        def one_more(*given):
+            drawn.append((np.random.rand(), random.random()))
+            return tried(*given)
+
+        return one_more
+
+    monkeypatch.setattr(ForwardWatch, "planned", drawing(ForwardWatch.planned))
+    # The forward of the training loop itself is traced, too; a draw there is one of the network.
+    alone = ForwardWatch.traced
+    monkeypatch.setattr(
+        ForwardWatch, "traced",
+        lambda self, original, args, kwargs, trace=None: (
+            drawing(alone) if trace is not None and trace.until else alone
+        )(self, original, args, kwargs, trace),
+    )  # fmt: skip
+    np.random.seed(7), random.seed(7)
+    schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
+    by_hand(Three(), schedule, random_batches([6]))
+    assert schedule.run.cache.hits == 32
+    assert len(drawn) > 8 + 6
+    np.random.seed(7), random.seed(7)
+    assert drawn == [(np.random.rand(), random.random()) for _ in drawn]
+
+
+class Remembers(Three):
+    def forward(self, x):
+        self.seen = self.a(x)
+        return self.c(self.b(self.seen))
+
+
+def test_what_a_network_gave_away_in_earlier_steps_keeps_its_values():
+    """Trials fill the tensors in attributes with large numbers; those of earlier steps, too."""
+    network, given = Remembers(), []
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.c.parameters())
+    schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
+    with schedule.attach(network, optimizer, total_steps=9) as freezing:
+        for batch in random_batches([6], 8):
+            network(batch).sum().backward()
+            given.append((network.seen, network.seen.numpy()))
+            optimizer.step()
+            optimizer.clear_grad()
+            freezing.step()
+    assert schedule.run.cache.rows == 32
+    for tensor, values in given:
+        np.testing.assert_array_equal(tensor.numpy(), values)

@@ -154,7 +154,7 @@ class InPlaceInput(Three):
 class LayerDrop(Three):
     def forward(self, x):
         inner = self.a(x)
-        if not self.training or float(paddle.rand([1])) > 0.3:
+        if not self.training or float(paddle.rand([])) > 0.3:
             inner = self.b(inner)
         return self.c(inner)
 

@@ -31,9 +31,9 @@ def test_features_leave_the_device_once_a_batch_and_come_back_once_a_batch(monke
     monkeypatch.setattr(replay, "_sent", lambda *one: (back.append(one[0].shape), sent(*one))[1])
     schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
     _, done, _ = by_hand(build(), schedule, batches)
-    assert (done.hits, done.misses) == (7 * 4, 5 * 4)
-    assert there == [[4, 6]] * (1 + 5)  # of the first batch, also to say how large it is
-    assert back == [(4, 6)] * 7
+    assert (done.hits, done.misses) == (8 * 4, 4 * 4)
+    assert there == [[4, 6]] * (1 + 4)  # of the first batch, also to say how large it is
+    assert back == [(4, 6)] * 8
 
 
 @pytest.mark.parametrize("gpu", [True, False])
