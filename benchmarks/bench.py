@@ -36,9 +36,10 @@ warnings.filterwarnings("ignore")
 import paddle
 import questions
 import report
-from machine import processor
+from machine import keep_freed_memory, processor
 
 LINES = HERE / "results.jsonl"
+FREED = "kept" if keep_freed_memory() else "as the system has it"
 
 
 def code() -> str:
@@ -57,7 +58,10 @@ def machine() -> dict[str, object]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "device": paddle.device.cuda.get_device_name() if gpu else "CPU",
-        "settings": {name: os.environ[name] for name in fast_on_a_cpu.SETTINGS},
+        "settings": {
+            **{name: os.environ[name] for name in fast_on_a_cpu.SETTINGS},
+            "freed memory": FREED,
+        },
         "versions": {
             "Python": platform.python_version(), "Paddle": paddle.__version__,
             "PaddleNLP": version("paddlenlp"),

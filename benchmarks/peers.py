@@ -26,6 +26,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning, BaseFinetuning
+from machine import keep_freed_memory
 from transformers import BertConfig, BertModel
 
 BATCH = 16
@@ -223,6 +224,7 @@ def transition() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     work = {"whole": whole, "kernels": kernels, "transition": transition}[sys.argv[1]]
     versions = {name: version(name) for name in ("torch", "lightning", "finetuning-scheduler")}
     print("RESULT " + json.dumps({**work(*sys.argv[2:]), "versions": versions}))

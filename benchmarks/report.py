@@ -5,6 +5,7 @@ A marked part is what stands between ``<!-- bench: cache -->`` and ``<!-- end --
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def _epochs(name: str, found: Found) -> Iterator[Row]:
         )  # fmt: skip
         yield _row(
             "the first epoch, which fills the cache",
-            f"{one['first']:.3f} of an uncached one ({found['steps']} steps)",
+            f"{one['first']:.3f} of an uncached one ({found['steps']} steps; of "
+            f"{len(one['firsts'])} pairs {one['firsts'][0]:.3f} to {one['firsts'][-1]:.3f})",
             "<= 1.05", one["first"] <= 1.05,
         )  # fmt: skip
     yield _row("its memory", f"{found['bytes']:,} bytes a sample ({', '.join(found['boundary'])}), "
@@ -174,6 +176,13 @@ def _whole(name: str, found: Found, kernels: Found | None) -> Iterator[Row]:
             for other in others
         ),
     )
+    first, *later = found["evaluations"][:frozen]
+    then = found["evaluations"][frozen:]
+    parts = [f"the first {1e3 * first:.0f} ms", *(
+        f"{label} {1e3 * statistics.median(some):.0f} ms"
+        for label, some in (("from the cache", later), ("when more is open", then)) if some
+    )]  # fmt: skip
+    yield _row(f"an evaluation of {found['held out']} samples in such a run", ", ".join(parts))
 
 
 def _rows_of(name: str, found: Found, kernels: Found | None) -> Iterator[Row]:
