@@ -38,6 +38,8 @@ from .stores import Row
 from .trial import CHECKS, Trial, rows_of
 from .watch import ForwardWatch, Trace
 
+_COMPARED = 4  # batches that are compared if the user says what is the same sample
+
 
 @dataclass
 class _Phase:
@@ -268,7 +270,7 @@ class FeatureCache:
         phase.batches += 1
         # What the user calls the same sample is not known to be one: the first few are compared.
         training = self._network.training
-        doubt = self._options.key is not None and phase.compared[training] < CHECKS
+        doubt = self._options.key is not None and phase.compared[training] < _COMPARED
         check = phase.batches % self._options.check_every == 0 or (doubt and phase.moving)
         try:
             if proven and recipe and not check and any(row is not None for row in rows):

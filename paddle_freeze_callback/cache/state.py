@@ -10,8 +10,9 @@ import collections
 import pickle
 import random
 import re
+import threading
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,18 +20,19 @@ import paddle
 from paddle import nn
 
 from ..bits import array_of, digest
+from ..installed import release
 from ..stages.weights import Weight, layers, moving_state, weights
 
 
 class ForwardState:
-    """The state of a network around its forwards, as it is now."""
+    """The state of a network around its forwards, as it is now, and of further tensors."""
 
-    def __init__(self, network: nn.Layer) -> None:
+    def __init__(self, network: nn.Layer, also: Iterable[paddle.Tensor] = ()) -> None:
         every = {id(layer): layer for _, layer in layers(network)}
+        moving = [one for layer in every.values() for one in moving_state(layer).values()]
         self._tensors = [
             (tensor, tensor.clone())
-            for layer in every.values()
-            for tensor in moving_state(layer).values()
+            for tensor in {id(one): one for one in (*moving, *also)}.values()
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
         self._attributes = [
@@ -43,7 +45,9 @@ class ForwardState:
         """Put everything back as it was."""
         with paddle.no_grad():
             for tensor, value in self._tensors:
-                tensor.set_value(value)
+                # Paddle 2.6 and 3.0 write into what lies beside a tensor that is part of another.
+                if not _equal(tensor, value):
+                    tensor.set_value(value)
         for layer, attributes, contents in self._attributes:
             for name in set(layer.__dict__) - set(attributes):
                 del layer.__dict__[name]
@@ -57,14 +61,17 @@ class ForwardState:
             generator.put_back(state)
 
     def leave_alone(self, generators: Collection[Generator]) -> None:
-        """Neither restore nor seed these: a thread that loads data may draw from them."""
+        """Neither restore nor seed these from now on."""
         self._random = [(one, state) for one, state in self._random if one not in generators]
 
     def unmoved(self) -> list[Generator]:
-        """The generators outside Paddle from which nobody has drawn since.
+        """Generators that a thread which loads data may draw from, and nobody has since then.
 
-        Paddle's own is none of them: a layer may draw from it and put it back.
+        In a process without other threads, and of Paddle, these are none: what draws from a
+        generator and puts it back shows only under another seed.
         """
+        if threading.active_count() == 1:
+            return []
         return [
             one for one, was in self._random if one.loads_data and one.shown(was) == one.shown()
         ]
@@ -75,10 +82,24 @@ class ForwardState:
             generator.seed(seed)
 
     def unsteady(self) -> list[paddle.Tensor]:
-        """Tensors that layers have changed, or replaced by others, since."""
-        old = [self._buffers[owner].get(name) for owner, name in self.assigned()]
-        moved = [tensor for tensor, value in self._tensors if not _equal(tensor, value)]
-        return [*moved, *(t for t in old if t is not None and t._is_initialized())]
+        """Tensors that have changed in place since."""
+        return [tensor for tensor, value in self._tensors if not _equal(tensor, value)]
+
+    def replace_again(
+        self, assigned: Collection[tuple[int, str]], value: float
+    ) -> list[paddle.Tensor]:
+        """Put tensors full of a value in the place of those that :meth:`assigned` ones replaced.
+
+        The old ones themselves stay as they are: others may hold them. Returns those put there.
+        """
+        found = []
+        for layer, *_ in self._attributes:
+            old = self._buffers[id(layer)]
+            names = [n for n in old if (id(layer), n) in assigned and old[n]._is_initialized()]
+            new = others_than([old[name] for name in names], value)
+            layer._buffers.update(zip(names, new))
+            found += new
+        return found
 
     def assigned(self) -> dict[tuple[int, str], paddle.Tensor]:
         """Tensors that layers have put into attributes since, by identity and name.
@@ -237,17 +258,32 @@ class Generator(NamedTuple):
     loads_data: bool  # whether data sets draw from it, which Paddle may load in a thread
 
     def shown(self, *state: Any) -> Any:
-        """A state, that of now if none is given, so that it can be compared."""
+        """A state, by default the current one, in a form that can be compared."""
         return self.comparable(*(state or (self.state(),)))
 
 
 _ADDRESS = re.compile("0x[0-9a-f]+")
+_RELEASE = release(paddle.__version__)
+
+
+def _paddle_states() -> list[Any]:
+    """Of the device, and of the processor beside a GPU: a seed is for both."""
+    both = paddle.get_device() != "cpu" and _RELEASE >= (3, 0)  # 2.6 cannot put it back
+    return [paddle.get_rng_state(), *([paddle.get_rng_state("cpu")] if both else [])]
+
+
+def _put_paddle_back(states: list[Any]) -> None:
+    paddle.set_rng_state(states[0])
+    for of_the_processor in states[1:]:
+        paddle.set_rng_state(of_the_processor, "cpu")
+
 
 _GENERATORS = (
     # Paddle's states cannot be compared; as text they can, but for an address in it.
     Generator(
-        paddle.get_rng_state, paddle.set_rng_state, paddle.seed,
-        lambda states: [_ADDRESS.sub("", str(one), 1) for one in states], loads_data=False,
+        _paddle_states, _put_paddle_back, paddle.seed,
+        lambda states: [_ADDRESS.sub("", str(one), 1) for some in states for one in some],
+        loads_data=False,
     ),
     Generator(
         np.random.get_state, np.random.set_state, np.random.seed,
@@ -255,6 +291,32 @@ _GENERATORS = (
     ),
     Generator(random.getstate, random.setstate, random.seed, lambda state: state, loads_data=True),
 )  # fmt: skip
+
+
+def others_than(every: Sequence[paddle.Tensor], value: float) -> list[paddle.Tensor]:
+    """Tensors full of a value in the forms of these; counters get another number.
+
+    >>> [one.item() for one in others_than([paddle.zeros([]), paddle.to_tensor(3)], 5.0)]
+    [5.0, 10]
+    """
+    full: dict[Any, paddle.Tensor] = {}  # one for all of a form: the memory is taken once
+    found = []
+    for tensor in every:
+        form = (tuple(tensor.shape), tensor.dtype)
+        if tensor.is_floating_point() and form not in full:
+            full[form] = paddle.full_like(tensor, value)
+        counts = form not in full and tensor.dtype != paddle.bool
+        found.append(tensor + 7 if counts else full.get(form, tensor))
+    return found
+
+
+def surely(undo: Callable[[], object]) -> None:
+    """Undo something; an interrupt meanwhile takes effect when all is undone."""
+    try:
+        undo()
+    except BaseException:
+        undo()
+        raise
 
 
 def random_state() -> Any:

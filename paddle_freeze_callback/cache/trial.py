@@ -8,15 +8,17 @@ Nothing is assumed about the network:
   network does not use leave its output, and the tensors in its attributes, bit for bit the same.
   All others must be kept.
 * The prefix must depend on the sample alone. It is computed again for some of the batch in reverse
-  order and for single samples. Meanwhile the random generators have other seeds, and open weights
-  and moving buffers are NaN or large. The result must be the same, and no random number may be
-  drawn before its end.
+  order and for single samples. Meanwhile the random generators have other seeds (those of NumPy and
+  Python only if the forward drew from them, or no other thread may), and open weights and moving
+  buffers are NaN or large. The result must be the same, and no random number may be drawn before
+  its end.
 * A forward that moves weights, gradients, its input, or plain attributes (a counter, a list, a
   generator of its own) is not tried out at all.
 
-These are three checks: what must be kept, several samples alone, single ones. Each is made on
-another batch, beside a step that computes everything, so that no step takes much longer; and none
-of a batch's features is served before all have passed.
+These are three checks: what must be kept (NaN elsewhere); that large numbers elsewhere change
+nothing, and several samples alone; single samples. Each is made on another batch and, but for the
+first, on weights that have trained, beside a step that computes everything, so that no step takes
+much longer; and none of a batch's features is served before all have passed.
 """
 
 from __future__ import annotations
@@ -35,7 +37,15 @@ from ..stages.weights import moving_state
 from .boundary import PLAIN, RECOMPUTED, Boundary, filled_like, nearly_equal
 from .keys import CannotCacheError
 from .nested import leaves, replaced, restructured, tensors
-from .state import ForwardState, changed, plain_state, random_state, weight_digests
+from .state import (
+    ForwardState,
+    changed,
+    others_than,
+    plain_state,
+    random_state,
+    surely,
+    weight_digests,
+)
 from .watch import Call, ForwardWatch, Trace
 
 _MORE = "the open layers look at more of the frozen ones than can be kept"
@@ -49,8 +59,9 @@ class Trial:
     """The forward that the training loop asked for, and what can be learnt from it.
 
     The loop gets the output of this very forward. After ``with trial:`` buffers, attributes and
-    random generators are as that forward left them, whatever was tried out. The first check looks
-    at all weights, too; the boundary is known if a training step has shown it.
+    Paddle's random generators are as that forward left them, whatever was tried out; so are those
+    of NumPy and Python if the forward drew from them. The first check looks at all weights, too;
+    the boundary is known if a training step has shown it.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class Trial:
         kept = None if known is None else known.kept_calls
         trace = Trace(whole=kept, others=kept is not None, random=random_state())
         self.result, self.trace = watch.traced(*call, trace)
+        unmoved = self._before.unmoved()  # at once: a thread may draw in the next moment
         self.moving = False  # whether the prefix alone moves a buffer, as far as is seen
         self._assigned = self._before.assigned()
         self._expected: list[Any] = []
@@ -82,21 +94,20 @@ class Trial:
         if _bits(self._given) != given:
             self._side_effects.append("its own input")
         self._unsteady = self._before.unsteady()
-        self._after = ForwardState(network)
-        unmoved = self._before.unmoved()
+        self._after = ForwardState(network, self._unsteady)
         self._before.leave_alone(unmoved)
         self._after.leave_alone(unmoved)
         self._moved = False  # whether anything was tried out
-        self._seen: dict[Any, bool] = {}  # whether a filling changed nothing
+        self._seen: dict[Any, bool] = {}  # by filling: whether it changed nothing
 
     def __enter__(self) -> Trial:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None and not isinstance(error, Exception):
-            self._before.restore()  # an interrupt: the step never happened
+            surely(self._before.restore)  # an interrupt: the step never happened
         elif self._moved:
-            self._after.restore()
+            surely(self._after.restore)
         if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
             # The network's own code got what it does not expect.
             what = f"{type(error).__name__}: {str(error)[:200]}"
@@ -115,26 +126,26 @@ class Trial:
         # layer is skipped.
         if self._side_effects:
             raise CannotCacheError(f"its forward changes {self._side_effects[0]}")
-        self._expected = self._expected or _bits([self.result, self._assigned])
+        self._expected = self._expected or _bits([self.result, self._assigned, self._unsteady])
         prefix = self._prefix(known)
         if known is not None and not known.kept_calls <= set(prefix):
             raise CannotCacheError("another kind of call has another boundary")
         real = {call: self.trace.output(call) for call in prefix}
         self._refuse(real)
         self._every = {call: frozenset(range(len(list(tensors(real[call]))))) for call in prefix}
-        if number:
-            assert known is not None
-            self._prove_alone(known, opened, several=number == 1)
-            return known
         found = self._needed(real) if known is None else dict(known.kept)
+        boundary = known or Boundary(tuple(prefix), tuple(found.items()))
         rest = self._rest(found)
-        # NaN does not show in a comparison; numbers that are large both ways do.
-        fillings = (_LARGE, -_LARGE) if any(rest.values()) else ()
-        if not self._same(real, rest) or not all(
-            self._same(real, rest, fill, self._few(real)) for fill in fillings
-        ):
+        if number == 0 and not self._same(real, rest):
             raise CannotCacheError(_MORE)
-        return known or Boundary(tuple(prefix), tuple(found.items()))
+        # NaN does not show in a comparison; numbers that are large both ways do, once the weights
+        # behind them are no longer zero: after the first step.
+        fillings = (_LARGE, -_LARGE) if number == 1 and any(rest.values()) else ()
+        if not all(self._same(real, rest, fill, self._few(real)) for fill in fillings):
+            raise CannotCacheError(_MORE)
+        if number > 0:
+            self._prove_alone(boundary, opened, several=number == 1)
+        return boundary
 
     def _prefix(self, known: Boundary | None) -> list[Call]:
         """The calls of frozen layers before anything open, up to the last that may be kept."""
@@ -198,9 +209,7 @@ class Trial:
         """The tensors of prefix calls without which these samples get another output."""
         every, last = self._every, list(real)[-1]
         candidates = {last: every[last]}
-        # Of a few samples with a number, which is to be tried with them anyway.
-        fill = math.nan if rows is None else _LARGE
-        if not self._same(real, {**every, last: frozenset()}, fill, rows):
+        if not self._same(real, {**every, last: frozenset()}, rows=rows):
             if not self._same(real, {}, rows=rows):
                 raise CannotCacheError("the network's forward does not repeat itself")
             # An inner tensor is used: keep every one that is.
@@ -266,7 +275,7 @@ class Trial:
             inputs = rows_of(inputs, rows)
         with paddle.no_grad():
             again = self._watch.planned(self._original, *inputs, plan)
-        return _bits([again, self._before.assigned()])
+        return _bits([again, self._before.assigned(), self._unsteady])
 
     def _prove_alone(self, boundary: Boundary, opened: frozenset[int], several: bool) -> None:
         """Prove that features depend on the sample alone, and on nothing that is open."""
@@ -276,20 +285,23 @@ class Trial:
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
         # Comparisons with NaN are always false, so open weights are made large, too. Whether a
         # buffer moves is seen only in a number, and with two samples.
+        # What weights are filled with, and moving buffers; which samples.
         each = [(_LARGE, _LARGE, backwards[:1]), (-_LARGE, math.nan, [0])]
         if several:
             each = [(math.nan, -_LARGE, backwards)]
         weights = [tensor for tensor in self._network.parameters() if id(tensor) in opened]
-        with paddle.no_grad(), _put_back([*weights, *self._unsteady]):
+        with paddle.no_grad(), _put_back(weights):
             for seed, (fill, buffer, chosen) in enumerate(each, 1 if several else 2):
                 args, kwargs = rows_of(self._fresh(), chosen)
                 self._before.reseed(seed)
-                _fill(weights, fill)
-                _fill(self._unsteady, buffer)
-                filled = _bits(self._unsteady)
+                for group, value in ((weights, fill), (self._unsteady, buffer)):
+                    for tensor, full in zip(group, others_than(group, value)):
+                        tensor.set_value(full)
+                buffers = [*self._unsteady, *self._before.replace_again(self._assigned, buffer)]
+                filled = _bits(buffers)
                 trace = Trace(whole=boundary.kept_calls, until=boundary.kept_calls)
                 watch.traced(self._original, args, kwargs, trace)
-                self.moving = self.moving or _bits(self._unsteady) != filled
+                self.moving = self.moving or _bits(buffers) != filled
                 again = boundary.features(trace, len(chosen), watch.name)
                 for all_rows, part in zip(expected, again):
                     same_shape = part.shape[1:] == all_rows.shape[1:]
@@ -304,26 +316,17 @@ class Trial:
 
 @contextmanager
 def _put_back(every: Sequence[paddle.Tensor]) -> Iterator[None]:
-    """Give these tensors their values back in the end."""
+    """Give these tensors their values back at the end."""
     before = [tensor.clone() for tensor in every]
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         for tensor, was in zip(every, before):
             tensor.set_value(was)
 
-
-def _fill(every: Sequence[paddle.Tensor], value: float) -> None:
-    """Fill tensors with a value; counters get another number."""
-    full: dict[Any, paddle.Tensor] = {}  # one for all of a shape: the memory is taken once
-    for tensor in every:
-        if tensor.is_floating_point():
-            look = (tuple(tensor.shape), tensor.dtype)
-            if look not in full:
-                full[look] = paddle.full_like(tensor, value)
-            tensor.set_value(full[look])
-        elif tensor.dtype != paddle.bool:
-            tensor.set_value(tensor + 7)
+    try:
+        yield
+    finally:
+        surely(undo)
 
 
 def rows_of(value: Any, chosen: Sequence[int]) -> Any:

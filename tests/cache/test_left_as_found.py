@@ -6,14 +6,18 @@ import copy
 import gc
 import inspect
 import random
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import paddle
-from cached import Three, by_hand, random_batches
-from networks import TwoLayers, conv_net
+import pytest
+from cached import Three, by_hand, off_reason, random_batches
+from networks import TwoLayers, conv_net, values
 from paddle import nn
 
 from paddle_freeze_callback import FreezeSchedule, HeadOnly
+from paddle_freeze_callback.cache import state, trial
 from paddle_freeze_callback.cache.watch import ForwardWatch
 
 
@@ -105,6 +109,19 @@ def test_what_only_a_trial_puts_into_an_empty_list_or_dictionary_is_gone():
     assert done.hits
 
 
+@contextmanager
+def another_thread():
+    """As a loader has one; it waits."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_a_thread_that_draws_numbers_during_a_trial_gets_those_it_would_have_got(monkeypatch):
     """A data set that draws, read ahead by a loader: a seed gives one run, also with the cache."""
     drawn = []
@@ -125,9 +142,12 @@ def test_a_thread_that_draws_numbers_during_a_trial_gets_those_it_would_have_got
             drawing(alone) if trace is not None and trace.until else alone
         )(self, original, args, kwargs, trace),
     )  # fmt: skip
+    changed = trial.changed  # in between, while nothing of the network runs
+    monkeypatch.setattr(trial, "changed", drawing(changed))
     np.random.seed(7), random.seed(7)
     schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache="memory")
-    by_hand(Three(), schedule, random_batches([6]))
+    with another_thread():
+        by_hand(Three(), schedule, random_batches([6]))
     assert schedule.run.cache.hits == 32
     assert len(drawn) > 8 + 6
     np.random.seed(7), random.seed(7)
@@ -153,5 +173,91 @@ def test_what_a_network_gave_away_in_earlier_steps_keeps_its_values():
             optimizer.clear_grad()
             freezing.step()
     assert schedule.run.cache.rows == 32
-    for tensor, values in given:
-        np.testing.assert_array_equal(tensor.numpy(), values)
+    for tensor, numbers in given:
+        np.testing.assert_array_equal(tensor.numpy(), numbers)
+
+
+class MovesAndReplaces(Three):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = paddle.zeros([6])
+
+    def forward(self, x):
+        given, inner = self.seen, self.a(x)
+        given.set_value(inner.mean(0))
+        self.seen = paddle.zeros([6])
+        return self.c(self.b(inner))
+
+
+def test_a_tensor_that_a_forward_moves_and_gives_away_is_as_that_forward_left_it():
+    given = []
+    for cache in (None, "memory"):
+        paddle.seed(5)
+        network, seen = MovesAndReplaces(), []
+        optimizer = paddle.optimizer.SGD(0.1, parameters=network.c.parameters())
+        schedule = FreezeSchedule(unfreeze_at={0: "c"}, cache=cache)
+        with schedule.attach(network, optimizer, total_steps=9) as freezing:
+            for batch in random_batches([6], 8):
+                seen.append(network.seen)
+                network(batch).sum().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+                freezing.step()
+        given.append([tensor.numpy() for tensor in seen])
+    np.testing.assert_array_equal(given[1], given[0])
+
+
+class DrawsAndPutsBack(Three):
+    def forward(self, x):
+        state = np.random.get_state()
+        noise = np.random.rand(6).astype("float32")
+        np.random.set_state(state)
+        return self.c(self.b(self.a(x + paddle.to_tensor(noise))))
+
+
+def test_a_draw_that_is_put_back_is_seen_where_no_other_thread_draws():
+    assert "random numbers" in off_reason(DrawsAndPutsBack(), random_batches([6]))
+
+
+@pytest.mark.parametrize("nth", range(1, 11))
+def test_an_interrupt_while_a_trial_is_undone_leaves_the_weights(monkeypatch, nth):
+    network, batches = conv_net(), random_batches([1, 6, 6], 6)
+    optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+    schedule = FreezeSchedule(strategy=HeadOnly(), cache="memory")
+    network.train()
+    set_value, count = paddle.Tensor.set_value, []
+
+    def interrupted(self, value):
+        count.append(1)
+        if len(count) == nth:
+            raise KeyboardInterrupt
+        return set_value(self, value)
+
+    with schedule.attach(network, optimizer, total_steps=9) as freezing:
+        before = values(network)
+        monkeypatch.setattr(paddle.Tensor, "set_value", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            for batch in batches:
+                network(batch).sum().backward()
+                optimizer.clear_grad()
+                freezing.step()
+        monkeypatch.setattr(paddle.Tensor, "set_value", set_value)
+        now = values(network)
+        for name, _ in network.named_parameters():
+            np.testing.assert_array_equal(now[name], before[name])
+
+
+def test_beside_a_gpu_the_generator_of_the_processor_is_put_back_too(monkeypatch):
+    """A seed is for both. The device is played here: what is asked and put back is recorded."""
+    asked, put = [], []
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(
+        paddle, "get_rng_state", lambda device="gpu": (asked.append(device), device)
+    )
+    monkeypatch.setattr(
+        paddle, "set_rng_state", lambda state, device="gpu": put.append((state[1], device))
+    )
+    monkeypatch.setattr(state, "_RELEASE", (3, 3))
+    state._put_paddle_back(state._paddle_states())
+    assert asked == ["gpu", "cpu"]
+    assert put == [("gpu", "gpu"), ("cpu", "cpu")]

@@ -267,10 +267,58 @@ class Checks(Three):
         return self.c(inner)
 
 
+class ZeroGate(Three):
+    """A gate whose weights are zero until the first step: large numbers show nothing before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.o = nn.Linear(6, 1)
+        self.o.weight.set_value(paddle.zeros([6, 1]))
+        self.o.bias.set_value(paddle.full([1], -1e-3))
+
+    def forward(self, x):
+        inner = self.a(x)
+        found = self.b(inner)
+        found = paddle.where(self.o(inner) > 0, found * 0, found)
+        return self.c(found) + self.o(x)
+
+
+class Shared(nn.Linear):
+    """An open layer that writes what it saw of an inner one into a buffer, for its next call."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 6)
+        self.register_buffer("share", paddle.zeros([6]))
+
+    def forward(self, found, inner):
+        found = super().forward(found) * (1 + self.share)
+        self.share.set_value((inner > 0).astype("float32").mean(0))
+        return found
+
+
+class ShareInPlace(Three):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = Shared()
+
+    def forward(self, x):
+        inner = self.a(x)
+        return self.c(self.b(inner), inner)
+
+
+class PartOfAnother(Three):
+    """An attribute that shares its memory with the rest of a feature."""
+
+    def forward(self, x):
+        inner = self.b(self.a(x))
+        self.part = inner[:, :3]
+        return self.c(inner)
+
+
 NASTY = [Detached, OtherInEvaluation, Flag, Appends, Recomputed, Doubles, OwnRandom, OpenNorm,
          KeepsAux, FrozenAux, Counts, Position, InPlace, InPlaceInput, LayerDrop, Threshold,
          OverTime, GivesNumpy, Checks, MomentumCopy, OwnGenerator, NestedState, StepBuffer,
-         ZeroThenAdded, Compared]  # fmt: skip
+         ZeroThenAdded, Compared, ZeroGate, ShareInPlace, PartOfAnother]  # fmt: skip
 
 
 @pytest.mark.parametrize("recomposed", [False, True], ids=["fixed", "recomposed"])
