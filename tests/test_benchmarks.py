@@ -13,7 +13,7 @@ import pytest
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 LOOP = {"first": 1.04, "plain": 2.0, "2": 77.0, "3": 78.0, "10": 79.0, "in order": 80.0,
-        "hits": 1.0}  # fmt: skip
+        "hits": 1.0, "firsts": [0.98, 1.04, 1.1]}  # fmt: skip
 EPOCHS = {"predicted": 1536, "steps": 20, "bytes": 1536, "boundary": ["layers.5"],
           "fit": LOOP, "trainer": {**LOOP, "first": 1.2, "hits": 0.9}}  # fmt: skip
 
@@ -25,7 +25,8 @@ def run_of(total, frozen, opened):
 def whole(frozen, opened):
     return {"cache": run_of(10.0, frozen, opened), "plain": run_of(30.0, frozen, opened),
             "lightning": run_of(40.0, frozen, opened), "frozen": frozen,
-            "finetuning-scheduler": run_of(50.0, frozen, opened)}  # fmt: skip
+            "finetuning-scheduler": run_of(50.0, frozen, opened), "held out": 80,
+            "evaluations": [1.2, *[0.01] * (frozen - 1), *[1.1] * opened]}  # fmt: skip
 
 
 EVENTS = {"ours": 3.0, "empty": 0.2}
@@ -91,6 +92,9 @@ def test_what_was_aimed_at_is_said_to_be_reached_or_not(report, lines):
             verdicts.setdefault(cells[0], []).append(cells[3])
     assert verdicts["a step without a transition, with / without the callback"] == ["no"]
     assert verdicts["the start of a run on BERT base"] == ["yes"]
+    assert "1.040 of an uncached one (20 steps; of 3 pairs 0.980 to 1.100)" in (
+        report.results(lines, "new")
+    )
     assert verdicts["the first epoch, which fills the cache"] == ["yes", "no"] * 4
     encoder = "6 x 384 encoder, whole backbone frozen"
     assert verdicts[f"cached epochs, shuffled, `fit`: {encoder}"] == ["yes"]
@@ -103,6 +107,9 @@ def test_a_run_at_equal_kernels_and_where_its_time_goes(report, lines):
     # 10 s, of which the first frozen epoch would take 2 of its 4, and the open one 4 of its 6
     assert "4.00x against lightning (40.0 s; 6.7x at equal kernels)" in text
     assert "19 cached epochs 76.00, 1 further ones 6.00" in text
+    asked = "| an evaluation of 80 samples in such a run | the first 1200 ms, "
+    assert f"{asked}from the cache 10 ms, when more is open 1100 ms |" in text
+    assert f"{asked}when more is open 1100 ms |" in text  # nothing is cached by then
 
 
 def test_every_question_is_in_the_report(report, lines):
