@@ -68,7 +68,8 @@ def _settled(layer: nn.Layer) -> bool:
     Its moving average begins at one, and counts in ``_state``, which approaches 1 / (1 - rate).
     """
     state, rate = measured(layer).get("_state"), getattr(layer, "_moving_rate", None)
-    return state is None or rate is None or float(state) * (1 - rate) >= 0.99
+    # NumPy 2.4 makes no number of an array with one side.
+    return state is None or rate is None or state.item() * (1 - rate) >= 0.99
 
 
 class GlobalStatistics:
