@@ -1,6 +1,6 @@
 """What the callback and its cache cost, and what they save.
 
-    python benchmarks/bench.py                  # every question (about 20 minutes), then the report
+    python benchmarks/bench.py                  # every question (about 45 minutes), then the report
     python benchmarks/bench.py step lookup      # only these
     python benchmarks/bench.py --report         # only the report, from the answers that are there
     python benchmarks/bench.py --tiny [step]    # only see that they run; nothing is kept

@@ -600,17 +600,15 @@ def epochs_of(build: Callable[[], nn.Layer], opened: list[str], data: Data, roun
         build(), total_steps=100, batch=batch
     )
     found: dict = {"predicted": preview.cache_bytes[0], "steps": len(data[1]) // BATCH}
+    sides: dict[str, dict] = {"cached": {"cache": "memory"}, "plain": {"frozen_dropout": "eval"}}
     for name, loop in LOOPS.items():
         runs, first = [], []
         for turn in range(pick(9, 1)):  # a short measurement, so that little else comes between
-            sides = {
-                "cached": lambda: FreezeSchedule(unfreeze_at=plan, cache="memory"),
-                "plain": lambda: FreezeSchedule(unfreeze_at=plan, frozen_dropout="eval"),
-            }
             took = {}
             for side in sorted(sides, reverse=bool(turn % 2)):
                 gc.collect()
-                took[side] = loop(build, data, 1, sides[side]()).epochs[0]
+                schedule = FreezeSchedule(unfreeze_at=plan, **sides[side])
+                took[side] = loop(build, data, 1, schedule).epochs[0]
             first.append(took["cached"] / took["plain"])
         for _ in range(pick(rounds, 1)):
             cached = [FreezeSchedule(unfreeze_at=plan, cache="memory") for _ in range(2)]

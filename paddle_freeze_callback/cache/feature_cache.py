@@ -33,7 +33,7 @@ from .keys import CannotCacheError, batch_size, form_of, keys_given, keys_of, ki
 from .nested import tensors
 from .options import CacheOptions, CacheStatistics
 from .replay import Blanks, Recipe, arrays_of, shapes_of
-from .state import ForwardState
+from .state import ForwardState, surely
 from .stores import Row
 from .trial import CHECKS, Trial, rows_of
 from .watch import ForwardWatch, Trace
@@ -458,7 +458,7 @@ def bytes_a_sample(
             forward()
     finally:
         cache.remove()
-        state.restore()
+        surely(state.restore)
     if cache.statistics.off or not cache.statistics.rows:
         few = "a batch needs two samples or more to tell"
         raise CannotCacheError("; ".join(cache.statistics.off) or few)

@@ -21,24 +21,22 @@ from paddle import nn
 
 from ..bits import array_of, digest
 from ..installed import release
-from ..stages.weights import Weight, layers, moving_state, weights
+from ..stages.weights import Weight, distinct_layers, layers, moving_state, weights
 
 
 class ForwardState:
     """The state of a network around its forwards, as it is now, and of further tensors."""
 
     def __init__(self, network: nn.Layer, also: Iterable[paddle.Tensor] = ()) -> None:
-        every = {id(layer): layer for _, layer in layers(network)}
-        moving = [one for layer in every.values() for one in moving_state(layer).values()]
+        every = distinct_layers(network)
+        moving = [one for layer in every for one in moving_state(layer).values()]
         self._tensors = [
             (tensor, tensor.clone())
             for tensor in {id(one): one for one in (*moving, *also)}.values()
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
-        self._attributes = [
-            (layer, dict(layer.__dict__), _contents(layer)) for layer in every.values()
-        ]
-        self._buffers = {one: _buffers(layer) for one, layer in every.items()}
+        self._attributes = [(layer, dict(layer.__dict__), _contents(layer)) for layer in every]
+        self._buffers = {id(layer): _buffers(layer) for layer in every}
         self._random = [(one, one.state()) for one in _GENERATORS]
 
     def restore(self) -> None:
@@ -73,7 +71,9 @@ class ForwardState:
         if threading.active_count() == 1:
             return []
         return [
-            one for one, was in self._random if one.loads_data and one.shown(was) == one.shown()
+            one
+            for one, was in self._random
+            if one.loads_data and one.comparable(was) == one.comparable(one.state())
         ]
 
     def reseed(self, seed: int) -> None:
@@ -254,12 +254,8 @@ class Generator(NamedTuple):
     state: Callable[[], Any]
     put_back: Callable[[Any], object]
     seed: Callable[[int], object]
-    comparable: Callable[[Any], Any]
+    comparable: Callable[[Any], Any]  # a state in a form that can be compared
     loads_data: bool  # whether data sets draw from it, which Paddle may load in a thread
-
-    def shown(self, *state: Any) -> Any:
-        """A state, by default the current one, in a form that can be compared."""
-        return self.comparable(*(state or (self.state(),)))
 
 
 _ADDRESS = re.compile("0x[0-9a-f]+")
@@ -302,11 +298,13 @@ def others_than(every: Sequence[paddle.Tensor], value: float) -> list[paddle.Ten
     full: dict[Any, paddle.Tensor] = {}  # one for all of a form: the memory is taken once
     found = []
     for tensor in every:
+        if not tensor.is_floating_point():
+            found.append(tensor if tensor.dtype == paddle.bool else tensor + 7)
+            continue
         form = (tuple(tensor.shape), tensor.dtype)
-        if tensor.is_floating_point() and form not in full:
+        if form not in full:
             full[form] = paddle.full_like(tensor, value)
-        counts = form not in full and tensor.dtype != paddle.bool
-        found.append(tensor + 7 if counts else full.get(form, tensor))
+        found.append(full[form])
     return found
 
 
@@ -321,4 +319,4 @@ def surely(undo: Callable[[], object]) -> None:
 
 def random_state() -> Any:
     """The state of all random generators, comparable."""
-    return [one.shown() for one in _GENERATORS]
+    return [one.comparable(one.state()) for one in _GENERATORS]

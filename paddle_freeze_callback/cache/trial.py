@@ -97,7 +97,7 @@ class Trial:
         self._after = ForwardState(network, self._unsteady)
         self._before.leave_alone(unmoved)
         self._after.leave_alone(unmoved)
-        self._moved = False  # whether anything was tried out
+        self._tried = False  # whether anything was tried out
         self._seen: dict[Any, bool] = {}  # by filling: whether it changed nothing
 
     def __enter__(self) -> Trial:
@@ -106,7 +106,7 @@ class Trial:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None and not isinstance(error, Exception):
             surely(self._before.restore)  # an interrupt: the step never happened
-        elif self._moved:
+        elif self._tried:
             surely(self._after.restore)
         if isinstance(error, Exception) and not isinstance(error, CannotCacheError):
             # The network's own code got what it does not expect.
@@ -237,7 +237,7 @@ class Trial:
 
     def _fresh(self) -> tuple[Any, Any]:
         """The arguments of the forward; the network's state becomes that before the call."""
-        self._moved = True
+        self._tried = True
         self._before.restore()
         args, kwargs = restructured(self._given)  # the tensors themselves: it leaves them alone
         return args, kwargs
@@ -284,8 +284,8 @@ class Trial:
         backwards = self._backwards
         # One sample is enough after that; it also shows layers that cut to the longest of a batch.
         # Comparisons with NaN are always false, so open weights are made large, too. Whether a
-        # buffer moves is seen only in a number, and with two samples.
-        # What weights are filled with, and moving buffers; which samples.
+        # buffer moves is seen only in a number, and with two samples. So each forward has what open
+        # weights are filled with, what moving buffers are, and which samples there are.
         each = [(_LARGE, _LARGE, backwards[:1]), (-_LARGE, math.nan, [0])]
         if several:
             each = [(math.nan, -_LARGE, backwards)]

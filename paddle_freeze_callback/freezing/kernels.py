@@ -30,7 +30,7 @@ import paddle
 from paddle import nn
 
 from ..installed import release
-from ..stages.weights import layers
+from ..stages.weights import distinct_layers
 
 _RELEASE = release(paddle.__version__)
 
@@ -96,7 +96,7 @@ def spare(network: nn.Layer) -> Spared:
     (True, False)
     >>> spared.undo()
     """
-    return Spared({id(layer): layer for _, layer in layers(network)}.values())
+    return Spared(distinct_layers(network))
 
 
 class Spared:

@@ -14,7 +14,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from ..stages.weights import Weight, layers, own_parameters
+from ..stages.weights import Weight, distinct_layers, own_parameters
 
 # How many steps without any gradient at all pass (a skipped batch, a scaled-down loss) until the
 # network is believed to have none.
@@ -112,7 +112,7 @@ class FirstStep:
                 for weight in group
                 if len(weight.names) == 1
             }
-            for layer in {id(layer): layer for _, layer in layers(network)}.values():
+            for layer in distinct_layers(network):
                 own = own_parameters(layer).values()
                 stages = {stage_of[id(tensor)] for tensor in own if id(tensor) in stage_of}
                 if stages and not any(list(child.parameters()) for child in layer.children()):

@@ -12,7 +12,7 @@ from ..options.norms import KINDS, OTHER, TrainNorm
 from ..stages.partition import Stage, Survey
 from ..stages.parts import unused
 from ..stages.selectors import Selector, describe, items
-from ..stages.weights import layers, own_parameters, running_statistics
+from ..stages.weights import distinct_layers, own_parameters, running_statistics
 from ..words import listing
 
 #: How the names of stages of normalization layers begin.
@@ -144,7 +144,7 @@ def _nothing_else(train_norm: TrainNorm, name: str, parameters: Sequence[str]) -
 
 
 def _norms(network: nn.Layer) -> Iterator[tuple[nn.Layer, str]]:
-    for layer in {id(layer): layer for _, layer in layers(network)}.values():
+    for layer in distinct_layers(network):
         kind = kind_of(layer)
         if kind is not None:
             yield layer, kind

@@ -175,6 +175,17 @@ def layers(network: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
     return ((path, line[-1]) for path, line in _walk("", (network,)))
 
 
+def distinct_layers(network: nn.Layer) -> list[nn.Layer]:
+    """Every layer once, the network itself first.
+
+    >>> import paddle
+    >>> shared = paddle.nn.Linear(2, 2)
+    >>> [type(layer).__name__ for layer in distinct_layers(paddle.nn.Sequential(shared, shared))]
+    ['Sequential', 'Linear']
+    """
+    return list({id(layer): layer for _, layer in layers(network)}.values())
+
+
 def _walk(path: str, line: tuple[nn.Layer, ...]) -> Iterator[tuple[str, tuple[nn.Layer, ...]]]:
     """Every layer behind those around it."""
     yield path, line

@@ -15,7 +15,7 @@ from paddle import nn
 from ..cache.feature_cache import bytes_a_sample
 from ..cache.nested import tensors
 from ..cache.options import CacheOptions
-from ..cache.state import ForwardState, WeightState
+from ..cache.state import ForwardState, WeightState, surely
 from ..freezing import optimizer as optimizers
 from ..freezing.freezer import Freezer
 from ..session.first_step import FirstStep
@@ -166,7 +166,7 @@ def work_measured(
     finally:
         for handle in handles:
             handle.remove()
-        state.restore()
+        surely(state.restore)
     medians = {  # the first round warms up
         stage.name: statistics.median(found.get(stage.name, 0.0) for found in spent[1:])
         for stage in stages
@@ -235,4 +235,4 @@ def _in_training(
     finally:
         freezer.restore()
         for state in before:
-            state.restore()
+            surely(state.restore)
