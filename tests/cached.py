@@ -29,13 +29,14 @@ def random_batches(shape, count=4, size=4, *, whole=0):
     return [paddle.to_tensor(array) for array in arrays]
 
 
-def by_hand(network, schedule, batches, epochs=3):
+def by_hand(network, schedule, batches, epochs=3, steps_per_epoch=None):
     """A loop of our own: losses, what the cache did, and the lines that were said."""
     optimizer = paddle.optimizer.AdamW(0.01, parameters=network.parameters())
     losses, lines = [], []
     with schedule.attach(
-        network, optimizer, epochs=epochs, steps_per_epoch=len(batches), say=lines.append
-    ) as freezing:
+        network, optimizer, total_steps=epochs * len(batches),
+        steps_per_epoch=steps_per_epoch or len(batches), say=lines.append,
+    ) as freezing:  # fmt: skip
         for _ in range(epochs):
             for batch in batches:
                 network.train()

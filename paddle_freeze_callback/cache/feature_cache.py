@@ -113,11 +113,12 @@ class FeatureCache:
 
     # ------------------------------------------------------------ from transition to transition
 
-    def begin(self, opened: frozenset[int]) -> None:
+    def begin(self, opened: frozenset[int], repeats: bool = True) -> None:
         """After a transition: the weights with these identities are open now.
 
         Features stay if nothing that they depend on has opened and the boundary turns out to be
-        where it was.
+        where it was. If no sample comes again before the next one (``repeats``), what would be kept
+        in memory is of no use, and nothing is tried out; a folder is there for the next run, too.
         """
         self.remove()
         self.flush()
@@ -130,6 +131,9 @@ class FeatureCache:
         self._phase = _Phase(opened, watch, self._epoch(), (done.hits, done.misses))
         if not any(list(layer.parameters()) for _, layer in watch.closed):
             self._off("no layer is frozen as a whole")
+            return
+        if not repeats and self._options.cache == "memory":
+            self._off("no sample comes again before it")
             return
         try:
             watch.begin(self, FeatureCache._forward)

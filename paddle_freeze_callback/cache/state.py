@@ -7,6 +7,7 @@ and Python.
 from __future__ import annotations
 
 import collections
+import functools
 import pickle
 import random
 import re
@@ -24,6 +25,22 @@ from ..installed import release
 from ..stages.weights import Weight, distinct_layers, layers, moving_state, weights
 
 
+class _Held:
+    """A tensor, and what it was."""
+
+    def __init__(self, tensor: paddle.Tensor) -> None:
+        self.tensor = tensor
+        self.value = tensor.clone()
+
+    @functools.cached_property
+    def _bits(self) -> bytes:
+        return digest(self.value)  # a copy does not change, and is looked at in each trial
+
+    def has_changed(self) -> bool:
+        """Bit for bit: Paddle compares no bfloat16, and no NaN with NaN."""
+        return digest(self.tensor) != self._bits
+
+
 class ForwardState:
     """The state of a network around its forwards, as it is now, and of further tensors."""
 
@@ -31,7 +48,7 @@ class ForwardState:
         every = distinct_layers(network)
         moving = [one for layer in every for one in moving_state(layer).values()]
         self._tensors = [
-            (tensor, tensor.clone())
+            _Held(tensor)
             for tensor in {id(one): one for one in (*moving, *also)}.values()
             if tensor._is_initialized()  # an RNN has a buffer without memory
         ]
@@ -42,10 +59,10 @@ class ForwardState:
     def restore(self) -> None:
         """Put everything back as it was."""
         with paddle.no_grad():
-            for tensor, value in self._tensors:
+            for one in self._tensors:
                 # Paddle 2.6 and 3.0 write into what lies beside a tensor that is part of another.
-                if not _equal(tensor, value):
-                    tensor.set_value(value)
+                if one.has_changed():
+                    one.tensor.set_value(one.value)
         for layer, attributes, contents in self._attributes:
             for name in set(layer.__dict__) - set(attributes):
                 del layer.__dict__[name]
@@ -83,7 +100,7 @@ class ForwardState:
 
     def unsteady(self) -> list[paddle.Tensor]:
         """Tensors that have changed in place since."""
-        return [tensor for tensor, value in self._tensors if not _equal(tensor, value)]
+        return [one.tensor for one in self._tensors if one.has_changed()]
 
     def replace_again(
         self, assigned: Collection[tuple[int, str]], value: float
@@ -182,7 +199,7 @@ def _grad_of(tensor: paddle.Tensor) -> paddle.Tensor | None:
 
 
 def _equal(one: paddle.Tensor, other: paddle.Tensor) -> bool:
-    """Whether two tensors have the same bits; Paddle compares no bfloat16, and no NaN with NaN."""
+    """Whether two tensors have the same bits."""
     return digest(one) == digest(other)
 
 

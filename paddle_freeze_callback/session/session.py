@@ -657,7 +657,8 @@ class Freezing:
         self.history.append(transition)
         self._say(str(transition))
         if self._cache is not None:
-            self._cache.begin(self._freezer.opened())
+            repeats = self._timeline.repeats(self._step) is not False  # or it is not known
+            self._cache.begin(self._freezer.opened(), repeats)
         if self._verify:
             self._sums = self._freezer.checksums()
         if transition.opened:

@@ -127,6 +127,21 @@ class Timeline:
             coming = [self.next_step(at), *decided]
             at = min((step for step in coming if step is not None and step > at), default=None)
 
+    def repeats(self, step: int) -> bool | None:
+        """Whether samples of the steps from this one on come again before another stage opens.
+
+        They come again after an epoch. ``None`` if it is not known: what opens is decided while it
+        runs, or the run or its epochs have no known length.
+        """
+        strategy, total, epoch = self.plan.strategy, self.run.total_steps, self.run.steps_per_epoch
+        if strategy.decides or strategy.measures or not (total and epoch):
+            return None
+        if total - step <= epoch:
+            return False
+        coming = self.walk(step, step + epoch + 1)
+        _, now = next(coming)
+        return all(set(names).issubset(now) for _, names in coming)
+
     def openings(self, step: int) -> Openings:
         """When the stages that are open at a step opened, as far as a ramp reaches back."""
         window = self.plan.learning_rates.window(self.run)

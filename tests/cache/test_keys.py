@@ -194,7 +194,7 @@ def test_augmentation_under_the_same_numbers_is_found_before_it_is_served(tmp_pa
     for options in ({"frozen_dropout": "eval"}, {"cache": cache, "cache_key": "number"}):
         paddle.seed(5)
         schedule = FreezeSchedule(unfreeze_at={0: "c"}, **options)
-        runs.append(by_hand(Numbered(), schedule, epochs, 1))
+        runs.append(by_hand(Numbered(), schedule, epochs, 1, steps_per_epoch=len(epochs) // 3))
     assert runs[0][0] == runs[1][0]
     assert WRONG in runs[1][1].off[0]
     assert runs[1][1].hits == 0

@@ -135,7 +135,7 @@ def test_a_prefix_that_gives_few_samples_another_shape_switches_it_off():
     for options in ({"frozen_dropout": "eval"}, {"cache": "memory"}):
         paddle.seed(5)
         schedule = FreezeSchedule(unfreeze_at={0: "c"}, **options)
-        runs.append(by_hand(Reader(), schedule, batches, 1))
+        runs.append(by_hand(Reader(), schedule, batches, 2))
     assert runs[0][0] == runs[1][0]
     assert "gives another shape for inputs of the same shape" in str(runs[1][1].off)
     assert runs[1][1].hits == 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from timelines import NAMES, RUN, line
 
 from paddle_freeze_callback import (
@@ -20,6 +22,7 @@ from paddle_freeze_callback import (
 from paddle_freeze_callback.session.timeline import Openings, Timeline
 from paddle_freeze_callback.strategies import Run
 from paddle_freeze_callback.strategies.deciding import Custom
+from paddle_freeze_callback.strategies.timed import Timed
 
 ACCURACY = [(4, 0.5), (6, 0.6), (8, 0.6), (9, 0.7)]
 
@@ -193,3 +196,42 @@ def test_progress_holds_what_a_rule_may_know():
     assert line(Gradual(), notes=notes).progress(4, {"acc": 0.5}) == Progress(
         4, RUN, {"acc": 0.5}, ((2, "a"),), NAMES
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Each(Timed):
+    """These stages at these steps."""
+
+    plan: dict[int, set[str]]
+
+    def openings(self, run, stages):
+        return sorted({0: {"head"}, **self.plan}.items())
+
+
+@given(
+    st.dictionaries(st.integers(0, 30), st.sets(st.sampled_from(NAMES), min_size=1), max_size=6),
+    st.integers(1, 12),
+    st.integers(1, 40),
+    st.data(),
+)
+def test_samples_repeat_where_nothing_opens_for_more_than_an_epoch(plan, epoch, total, data):
+    run = Run.of(total_steps=total, steps_per_epoch=epoch)
+    step = data.draw(st.integers(0, total - 1))
+    whole = line(Each(plan), run)
+    now = set(whole.open_at(step))
+    opens = (at for at in range(step, total) if set(whole.open_at(at)) - now)
+    assert whole.repeats(step) is (next(opens, total) - step > epoch)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "run"),
+    [
+        (OnPlateau("acc"), RUN),
+        (ByGradient("3 steps"), RUN),
+        (HeadThenAll(at="5 steps"), Run(None, 20, None)),
+        (HeadThenAll(at="5 steps"), Run(20, None, None)),
+    ],
+    ids=["decided", "measured", "no epochs", "no end"],
+)
+def test_whether_samples_repeat_is_not_always_known(strategy, run):
+    assert line(strategy, run).repeats(0) is None
