@@ -7,9 +7,10 @@ the boundary, the features that were kept.
 After each transition the first batches are computed in full, and kept. They show where the
 boundary is, and prove that this network can be replayed at all
 (:mod:`paddle_freeze_callback.cache.trial`). If not, the cache is off until the next transition, and
-one line gives the reason. Only then are features replayed; of a batch of which some are missing,
-the prefix is computed for those alone. Three guards stay on: placeholders are NaN; each batch
-checks one frozen weight; every N-th batch is recomputed and compared.
+one line gives the reason. (Where few samples will come again before the next one, all this waits
+until one has: :meth:`FeatureCache.begin`.) Only then are features replayed; of a batch of which
+some are missing, the prefix is computed for those alone. Three guards stay on: placeholders are
+NaN; each batch checks one frozen weight; every N-th batch is recomputed and compared.
 
 What a cache knows lives for the run (:class:`FeatureCache`), while the prefix stays frozen
 (:class:`~paddle_freeze_callback.cache.kept.Kept`), or until the next transition (``_Phase``).
@@ -49,6 +50,8 @@ class _Phase:
     watch: ForwardWatch
     epoch: int  # in which it began
     seen: tuple[int, int]  # hits and misses when its first epoch ended
+    waits: bool  # whether nothing is tried out before a sample has come again
+    came: set[bytes] = field(default_factory=set)  # one key of each batch while it waits
     proofs: dict[Any, int] = field(default_factory=dict)  # checks passed, by kind of input
     early: list[tuple[_Batch, Trace]] = field(default_factory=list)  # before the boundary was known
     recipes: dict[Any, Recipe] = field(default_factory=dict)  # by form of input
@@ -63,6 +66,13 @@ class _Phase:
     def knows_boundary(self) -> bool:
         """Whether a training step has shown where the prefix ends."""
         return any(training for training, *_ in self.proofs)
+
+    def waits_on(self, keys: Sequence[bytes]) -> bool:
+        """Whether none of these samples has come before, so that the cache still waits."""
+        if self.waits:
+            self.waits = self.came.isdisjoint(keys)
+            self.came.add(keys[0])
+        return self.waits
 
     def other_size(self, kind: Any) -> bool:
         """Whether this kind of input is proven for another number of samples."""
@@ -117,8 +127,9 @@ class FeatureCache:
         """After a transition: the weights with these identities are open now.
 
         Features stay if nothing that they depend on has opened and the boundary turns out to be
-        where it was. If no sample comes again before the next one (``repeats``), what would be kept
-        in memory is of no use, and nothing is tried out; a folder is there for the next run, too.
+        where it was. If ``repeats`` says that few samples come again before the next one, the cache
+        waits until one does: to try out the network would cost more than is saved. A folder is
+        filled all the same, for the next run.
         """
         self.remove()
         self.flush()
@@ -128,17 +139,18 @@ class FeatureCache:
             self._kept = None
             done.rows = done.nbytes = 0
         watch = ForwardWatch(self._network, opened, self._called_outside)
-        self._phase = _Phase(opened, watch, self._epoch(), (done.hits, done.misses))
+        waits = not repeats and self._options.cache == "memory" and not done.rows
+        self._phase = _Phase(opened, watch, self._epoch(), (done.hits, done.misses), waits)
         if not any(list(layer.parameters()) for _, layer in watch.closed):
             self._off("no layer is frozen as a whole")
-            return
-        if not repeats and self._options.cache == "memory":
-            self._off("no sample comes again before it")
             return
         try:
             watch.begin(self, FeatureCache._forward)
         except CannotCacheError as why:
             self._off(str(why))
+            return
+        if waits:
+            self._say("cache waits until a sample comes again: few do in this phase")
 
     def flush(self) -> None:
         """Write the features to the disk that are only in memory, if a disk is their place."""
@@ -169,8 +181,9 @@ class FeatureCache:
 
         That shows in the steps before anything is skipped.
         """
-        if self._phase and self._network.training and paddle.is_grad_enabled():
-            self._phase.stray = self._phase.stray or not self._phase.replays
+        phase = self._phase
+        if phase and not phase.waits and self._network.training and paddle.is_grad_enabled():
+            phase.stray = phase.stray or not phase.replays
 
     # ------------------------------------------------------------ the forward of the network
 
@@ -194,6 +207,8 @@ class FeatureCache:
                 return original(*args, **kwargs)
             call, key = (original, args, kwargs), self._options.key
             keys = keys_of(inputs, size, form) if key is None else keys_given(key, call, size, form)
+            if phase.waits_on(keys):
+                return original(*args, **kwargs)
             batch = _Batch(call, form, kind, keys)
             proven = phase.has_proven(kind)
             tried = not proven and self._can_try(phase, size)

@@ -271,19 +271,20 @@ def idle_cache(plan: Plan, run: Run, cache: CacheOptions | None) -> list[str]:
 
     A folder may have been filled by an earlier run, and what is decided later is not known.
     """
-    timeline, every = Timeline(plan, run), {stage.name for stage in plan.stages}
-    if cache is None or cache.cache != "memory" or timeline.repeats(0) is None:
+    strategy, total, epoch = plan.strategy, run.total_steps, run.steps_per_epoch
+    if cache is None or cache.cache != "memory" or strategy.decides or strategy.measures:
         return []
-    assert run.total_steps
-    if any(
-        timeline.repeats(step) and not every.issubset((*names, *plan.always))
-        for step, names in timeline.walk(0, run.total_steps)
-    ):
+    if not (total and epoch):
         return []
+    table = plan.timetable(run)
+    ends = [*(step for step, _ in table[1:]), total]
+    for (step, opened), end in zip(table, ends):
+        if end - step > epoch and not opened.issuperset(stage.name for stage in plan.stages):
+            return []
     return [
-        f"no frozen prefix stays the same for more than an epoch ({run.steps_per_epoch} steps), so "
-        "the cache stays off: samples come again too late. Keep one for two epochs or more, as "
-        "HeadThenAll(at=2) does, or leave cache= out"
+        f"what is frozen never stays the same for more than an epoch ({epoch} steps), so the cache "
+        "has hardly a hit: samples come again too late. Keep a prefix frozen for two epochs or "
+        "more, as HeadThenAll(at=2) does, or leave cache= out"
     ]
 
 

@@ -128,19 +128,23 @@ class Timeline:
             at = min((step for step in coming if step is not None and step > at), default=None)
 
     def repeats(self, step: int) -> bool | None:
-        """Whether samples of the steps from this one on come again before another stage opens.
+        """Whether samples come again before another stage opens, counted from a step.
 
-        They come again after an epoch. ``None`` if it is not known: what opens is decided while it
-        runs, or the run or its epochs have no known length.
+        That is at least as many as there are in one step, of shuffled epochs. What freezes before
+        is taken to leave a frozen prefix as it is. ``None`` if it is not known: what opens is
+        decided while it runs, or the run or its epochs have no known length.
         """
         strategy, total, epoch = self.plan.strategy, self.run.total_steps, self.run.steps_per_epoch
         if strategy.decides or strategy.measures or not (total and epoch):
             return None
-        if total - step <= epoch:
-            return False
-        coming = self.walk(step, step + epoch + 1)
-        _, now = next(coming)
-        return all(set(names).issubset(now) for _, names in coming)
+        changes = self.walk(step, total)
+        _, now = next(changes, (step, ()))
+        end, then = next(changes, (total, now))
+        if end < total and set(then).issubset(now):
+            return True
+        first = epoch - step % epoch  # steps until the samples begin to come again
+        second = max(end - step - first, 0)  # steps from then on
+        return min(second, epoch) * first / epoch + max(second - epoch, 0) >= 1
 
     def openings(self, step: int) -> Openings:
         """When the stages that are open at a step opened, as far as a ramp reaches back."""

@@ -129,27 +129,3 @@ def test_layers_that_are_recomputed_switch_it_off(tmp_path):
     schedule = FreezeSchedule(unfreeze_at={0: ["b", "c"]}, cache="memory")
     _, statistics, _ = by_hand(network, schedule, random_batches([6]))
     assert "recomputed" in statistics.off[0]
-
-
-def gradual(cache, epochs=4, **options):
-    """A run in which ``unfreeze_at`` opens a layer in each of the first epochs."""
-    network, plan = conv_net(), {0: "fc", 1: "block3", 2: "block2"}
-    schedule = FreezeSchedule(unfreeze_at=plan, cache=cache, **options)
-    return by_hand(network, schedule, random_batches([1, 6, 6]), epochs)
-
-
-def test_a_phase_that_ends_before_samples_come_again_is_not_tried_out():
-    """The last one lasts, and is."""
-    _, done, lines = gradual("memory")
-    short = "cache off until the next transition: no sample comes again before it"
-    assert lines.count(short) == 2
-    assert sum("cache on" in line for line in lines) == 1
-    assert done.boundary == ("block1",)
-    assert done.hits == done.misses == 16
-
-
-def test_a_folder_is_filled_in_such_a_phase_too_for_the_next_run(tmp_path):
-    _, first, _ = gradual(tmp_path)
-    _, second, lines = gradual(tmp_path)
-    assert not any("no sample comes again" in line for line in lines)
-    assert second.hits > first.hits

@@ -214,13 +214,19 @@ class Each(Timed):
     st.integers(1, 40),
     st.data(),
 )
-def test_samples_repeat_where_nothing_opens_for_more_than_an_epoch(plan, epoch, total, data):
-    run = Run.of(total_steps=total, steps_per_epoch=epoch)
+def test_samples_repeat_where_those_of_a_step_come_again_before_anything_opens(
+    plan, epoch, total, data
+):
     step = data.draw(st.integers(0, total - 1))
-    whole = line(Each(plan), run)
+    whole = line(Each(plan), Run(epoch, total, None))
     now = set(whole.open_at(step))
-    opens = (at for at in range(step, total) if set(whole.open_at(at)) - now)
-    assert whole.repeats(step) is (next(opens, total) - step > epoch)
+    later = ((at, set(whole.open_at(at))) for at in range(step, total))
+    end, then = next(((at, names) for at, names in later if names != now), (total, now))
+    again = 0.0  # steps' worth of samples
+    for at in range(step, end):
+        since = (at // epoch - step // epoch) * epoch - step % epoch  # done before this epoch
+        again += min(max(since, 0) / epoch, 1)
+    assert whole.repeats(step) is (again > 0.999 or (end < total and then < now))
 
 
 @pytest.mark.parametrize(
@@ -235,3 +241,17 @@ def test_samples_repeat_where_nothing_opens_for_more_than_an_epoch(plan, epoch, 
 )
 def test_whether_samples_repeat_is_not_always_known(strategy, run):
     assert line(strategy, run).repeats(0) is None
+
+
+def test_whether_samples_repeat_is_found_by_a_look_at_two_moments():
+    """Not at each of thousands of changes, before each of them."""
+    looks = []
+
+    class Counted(Each):
+        def open_stages(self, progress, stages):
+            looks.append(progress.step)
+            return super().open_stages(progress, stages)
+
+    plan = {step: {"head", "top"} if step % 2 else {"head"} for step in range(1000)}
+    assert line(Counted(plan), Run.of(total_steps=1000, steps_per_epoch=500)).repeats(0) is False
+    assert looks == [0, 1]

@@ -217,7 +217,10 @@ CACHED = {
 @pytest.mark.parametrize("name", CACHED)
 def test_a_cache_without_a_hit_is_noted_and_warned_of(name):
     options, hits = CACHED[name]
-    network, said = ConvNet(), "no frozen prefix stays the same for more than an epoch (5 steps)"
+    network, said = (
+        ConvNet(),
+        "what is frozen never stays the same for more than an epoch (5 steps)",
+    )
     run = {"epochs": 4, "steps_per_epoch": 5}
     schedule = FreezeSchedule(cache="memory", **options)
     notes = [note for note in schedule.preview(network, **run).notes if said in note]
