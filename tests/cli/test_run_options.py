@@ -131,9 +131,9 @@ ROWS = (
     Row(f"{STAGED}\nphase_lr: linear\nphase_decay: 0.4",
         {"fc": "1 0.5 0.4 0.2 0.16 0.08", "body": "0 0 0.4 0.2 0.16 0.08",
          "stem": "0 0 0 0 0.16 0.08", "stem.1._": THIRD}),
-    Row(f"{STAGED}\ncache: memory\ncache_limit: 1 MB\ncache_dtype: float32\ncache_check_every: 1\n"
+    Row(f"{HEAD}\ncache: memory\ncache_limit: 1 MB\ncache_dtype: float32\ncache_check_every: 1\n"
         "cache_key: number",
-        {**IN_TURN, "stem.2": ""}, "cache on: keeps the output of body", script="hook.remove()"),
+        {"fc": ALL, "stem.2": ""}, "cache on: keeps the output of body", script="hook.remove()"),
     Row("resume_at: 1\nresume_from: c", None, "resume_at is of one run", 1),  # of fit
 )  # fmt: skip
 

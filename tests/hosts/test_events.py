@@ -154,7 +154,7 @@ def test_a_copy_has_the_options_and_no_run_nor_events_of_it(again):
 
 def test_what_was_asked_and_what_happened_have_different_names():
     asked = {
-        "stages": 2, "every": "2 steps", "cache": "memory", "restore": False, "lr_decay": 2.0,
+        "stages": 2, "every": "8 steps", "cache": "memory", "restore": False, "lr_decay": 2.0,
         "verify": True,
     }  # fmt: skip
     schedule = FreezeSchedule(**asked)
