@@ -232,7 +232,8 @@ class FitClock(Clock, paddle.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch_ends()
-        self.model.stop_training = self.done
+        if self.done:
+            self.model.stop_training = True
 
     def on_eval_begin(self, logs=None):
         self._evaluation = now()
@@ -250,7 +251,8 @@ class TrainerClock(Clock, TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **context):
         self.epoch_ends()
-        control.should_training_stop = self.done
+        if self.done:
+            control.should_training_stop = True
 
 
 class Plain(Trainer):
