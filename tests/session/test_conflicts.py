@@ -711,6 +711,20 @@ def test_enforce_trains_what_was_frozen_after_its_backward():
     assert all((one != two).any() for one, two in itertools.pairwise(kept))
 
 
+def test_a_gradient_is_one_however_small(recwarn):
+    network = conv_net()
+    optimizer = paddle.optimizer.SGD(1e12, parameters=network.parameters())
+    schedule = FreezeSchedule(unfreeze_at={0: "fc"}, on_conflict="enforce")
+    start = network.fc.weight.numpy()
+    with schedule.attach(network, optimizer, total_steps=2) as run:
+        (1e-12 * network(paddle.rand([4, 1, 6, 6])).mean()).backward()
+        freeze_all(network)
+        optimizer.step()
+        optimizer.clear_grad()
+        run.step()
+    assert (network.fc.weight.numpy() != start).all()
+
+
 def test_an_error_that_is_caught_comes_again_at_the_next_step():
     network, run = attached(FreezeSchedule(strategy="head_only", on_conflict="error"))
     start = values(network)

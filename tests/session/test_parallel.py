@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import paddle
 import processes
 import pytest
 from processes import furthest
@@ -29,6 +30,8 @@ def test_two_processes_equal_each_other_and_one(tmp_path, loop, accumulate):
         pytest.skip("this Trainer cannot accumulate on a CPU, with or without a schedule")
     if loop == "sharding" and LIBRARY == "paddleformers":
         pytest.skip("PaddleFormers cannot wrap its optimizer for sharding on a CPU")
+    if loop == "sharding" and paddle.__version__.startswith("3.0."):
+        pytest.skip("under sharding AdamW of Paddle 3.0 wants memory of CUDA, with or without us")
     (single,) = run(tmp_path / "one", loop, accumulate, ranks=1)
     first, second = run(tmp_path / "two", loop, accumulate, ranks=2)
     assert first["history"] == second["history"] == single["history"]
