@@ -35,8 +35,6 @@ def require_paddle() -> None:
             # Of interest to who compiles operators; the command would begin with it every time.
             warnings.filterwarnings("ignore", message="No ccache found")
             import paddle
-
-        version = paddle.__version__
     except ModuleNotFoundError as error:
         if error.name != "paddle":  # it is there, but something that it needs is not
             raise
@@ -44,13 +42,14 @@ def require_paddle() -> None:
             f"paddle_freeze_callback needs PaddlePaddle, which is not installed. {_HOW}",
             name="paddle",
         ) from None
-    except AttributeError:  # a folder of this name, which Python takes for a package
-        where = ", ".join(paddle.__path__)
+    version = getattr(paddle, "__version__", None)
+    if version is None:  # a file of this name, or a folder, which Python takes for a package
+        where = getattr(paddle, "__file__", None) or ", ".join(paddle.__path__)
         raise ModuleNotFoundError(
             f"paddle_freeze_callback needs PaddlePaddle; the module paddle that is found in "
             f"{where} is another. {_HOW}",
             name="paddle",
-        ) from None
+        )
     if too_old(version):
         least = ".".join(map(str, LEAST))
         raise ImportError(

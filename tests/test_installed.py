@@ -64,6 +64,20 @@ def test_a_folder_that_happens_to_be_called_paddle_is_no_paddle(tmp_path):
     assert BOTH in line
 
 
+def test_a_file_that_happens_to_be_called_paddle_is_no_paddle(tmp_path):
+    (tmp_path / "paddle.py").write_text("speed = 3\n", encoding="utf-8")
+    line = importing(tmp_path)
+    assert f"the module paddle that is found in {tmp_path / 'paddle.py'} is another" in line
+    assert BOTH in line
+
+
+def test_a_paddle_that_fails_says_so_in_its_own_words(tmp_path):
+    """As one that is older than the NumPy beside it."""
+    (tmp_path / "paddle").mkdir()
+    (tmp_path / "paddle" / "__init__.py").write_text("import re\nre.gone\n", encoding="utf-8")
+    assert importing(tmp_path) == "AttributeError: module 're' has no attribute 'gone'"
+
+
 def test_a_paddle_that_lacks_something_itself_says_so_in_its_own_words(tmp_path):
     (tmp_path / "paddle").mkdir()
     (tmp_path / "paddle" / "__init__.py").write_text("import no_such_thing\n", encoding="utf-8")
