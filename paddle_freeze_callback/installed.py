@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 import warnings
 from importlib import metadata
+from typing import Any
 
 from .version import VERSION
 
@@ -78,8 +80,8 @@ def release(version: str) -> tuple[int, ...]:
 
 
 _DISTRIBUTIONS = (
-    "paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddleformers", "numpy", "PyYAML", "rich",
-    "matplotlib",
+    "paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddleformers", "visualdl", "numpy", "PyYAML",
+    "rich", "matplotlib",
 )  # fmt: skip
 
 
@@ -95,4 +97,8 @@ def versions() -> str:
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{name} not installed")
+    build: Any = getattr(sys.modules.get("paddle"), "version", None)
+    if hasattr(build, "cuda"):  # Paddle is imported
+        cuda = build.cuda()  # a number, or "False" of a build for CPUs
+        lines.append("Paddle is built for " + ("CPUs" if cuda == "False" else f"CUDA {cuda}"))
     return "\n".join(lines)

@@ -7,7 +7,8 @@
     python tests/matrix.py --docs       write docs/versions.md and its Chinese version anew
 
 An environment is built when its row runs for the first time, under .matrix/, by uv where this
-Python has it, else by pip. A row that cannot be built is skipped, and says why. Each row's result
+Python has it, else by pip. A row that cannot be built is skipped, and says why; one that was asked
+for by name makes the status 1. Each row's result
 is written to docs/versions.json as it ends, so a run that was stopped goes on where it was. Needs
 nothing but Python.
 """
@@ -187,8 +188,8 @@ def load() -> dict[str, dict[str, object]]:
 
 
 HEADS = {
-    "": "| paddlepaddle | Python | Trainer | tests | passed | failed | skipped | run on |",
-    ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 运行日期 |",
+    "": "| paddlepaddle | Python | Trainer | tests | passed | failed | skipped | run on | code |",
+    ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 日期 | 代码 |",
 }
 LIBRARIES = {
     "": "-",
@@ -217,14 +218,15 @@ SCOPES = {
 def table(language: str) -> str:
     """The rows that ran, as a table."""
     results = load()
-    lines = [HEADS[language], "|" + " --- |" * 8]
+    lines = [HEADS[language], "|" + " --- |" * 9]
     for row in ROWS:
         one = results.get(row.name, {})
         if "passed" in one:
             scope = SCOPES[language][one["scope"]]
             lines.append(
                 f"| {row.paddle} | {row.python} | {LIBRARIES[row.trainer]} | {scope} | "
-                f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} |"
+                f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} | "
+                f"`{one['code']}` |"
             )
     return "\n".join(lines)
 
@@ -253,15 +255,19 @@ def main() -> int:
     if given.docs:
         write_docs()
         return 0
-    worst, began = 0, time.monotonic()
+    for part in given.row:
+        if not any(part in row.name for row in ROWS):
+            parser.error(f"no row has {part!r} in its name: {', '.join(row.name for row in ROWS)}")
+    worst, began, today = 0, time.monotonic(), code()
     for row in smallest() if given.smallest else ROWS:
         if given.row and not any(part in row.name for part in given.row):
             continue
         before = load().get(row.name, {})
         if given.list:
-            print(row.name, {k: before.get(k) for k in ("passed", "failed", "skipped", "day")})
+            shown = {k: before.get(k) for k in ("passed", "failed", "skipped", "day")}
+            print(row.name, shown, "today's code" if before.get("code") == today else "")
             continue
-        ran = before.get("code") == code() and before["status"] == 0
+        ran = before.get("code") == today and before["status"] == 0
         if ran and not given.smallest:
             print(f"{row.name}: ran on this code already")
             continue
@@ -273,6 +279,7 @@ def main() -> int:
             now = result(row, given.further)
         except CannotBuildError as error:
             print(f"{row.name}: not run, {error}", flush=True)
+            worst = 1 if given.row else worst
             continue
         print(f"{row.name}: {now}", flush=True)
         if now["status"]:

@@ -36,6 +36,7 @@ def importing(folder: Path, before: str = "") -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
+WITHOUT_OUR_PATH = {name: one for name, one in os.environ.items() if name != "PYTHONPATH"}
 BOTH = "paddlepaddle (CPU) or paddlepaddle-gpu: https://www.paddlepaddle.org.cn/en/install"
 
 
@@ -108,6 +109,65 @@ def test_versions_prints_what_a_report_should_hold():
     assert f"rich {metadata.version('rich')}" in lines
     assert any(line.startswith("Python 3.") for line in lines)
     assert any(line.startswith("paddlepaddle-gpu ") for line in lines)
+    cuda = paddle.version.cuda()
+    assert lines[-1] == f"Paddle is built for {'CPUs' if cuda == 'False' else f'CUDA {cuda}'}"
+
+
+def command(paddle_: str | None, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command, beside a module paddle that holds this text; without any if it is ``None``."""
+    (folder / "paddle").mkdir()
+    missing = "raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')\n"
+    (folder / "paddle" / "__init__.py").write_text(paddle_ or missing, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-c", "import paddle_freeze_command as c; raise SystemExit(c.main())",
+         *words],
+        capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+    )  # fmt: skip
+
+
+FAILING = {
+    None: "ModuleNotFoundError: paddle_freeze_callback needs PaddlePaddle, which is not installed.",
+    "__version__ = '2.5.2'\n": "ImportError: paddle_freeze_callback needs PaddlePaddle 2.6 ",
+    "raise ImportError('libcuda.so:\\nno such file')\n": "ImportError: libcuda.so: no such file",
+    "import re\nre.gone\n": "AttributeError: module 're' has no attribute 'gone'",
+}
+BY_NAME = pytest.mark.parametrize(
+    "paddle_", FAILING, ids=["none", "too old", "misses a library", "fails"]
+)
+
+
+@BY_NAME
+def test_the_command_shows_versions_where_paddle_cannot_be_used_and_says_why(paddle_, tmp_path):
+    done = command(paddle_, tmp_path, "--versions")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines[0] == f"paddle-freeze-callback {VERSION}"
+    assert f"numpy {metadata.version('numpy')}" in lines
+    assert lines[-1].startswith(f"importing Paddle fails: {FAILING[paddle_]}")
+
+
+@BY_NAME
+def test_the_command_shows_its_own_version_where_paddle_cannot_be_used(paddle_, tmp_path):
+    done = command(paddle_, tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"paddle_freeze_callback {VERSION}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plan", "bert-base-uncased"], []])
+@BY_NAME
+def test_all_else_that_the_command_does_is_refused_in_one_line_without_paddle(
+    paddle_, words, tmp_path
+):
+    done = command(paddle_, tmp_path, *words)
+    kind, _, said = FAILING[paddle_].partition(": ")
+    assert (done.returncode, done.stdout) == (1, "")
+    if kind == "AttributeError":  # a fault of Paddle's: where it is may help
+        assert done.stderr.startswith("Traceback")
+        assert done.stderr.endswith(f"{FAILING[paddle_]}\n")
+    else:
+        assert done.stderr.startswith(f"paddle-freeze: error: {said}")
+        assert done.stderr.count("\n") == 1
 
 
 # ------------------------------------------------------------ wheel and sdist
@@ -150,6 +210,7 @@ def test_the_wheel_holds_the_package_alone_and_one_version(built):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {
         "paddle_freeze_callback",
+        "paddle_freeze_command.py",
         f"paddle_freeze_callback-{VERSION}.dist-info",
     }
     assert "paddle_freeze_callback/py.typed" in names
@@ -182,13 +243,15 @@ def test_the_sdist_holds_all_tests(built):
     assert {"Makefile", "CHANGELOG.md", "README.zh-CN.md", "docs/conditions.md"} <= names
 
 
-def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
+@pytest.fixture(scope="module")
+def beside_gpu(built, tmp_path_factory) -> tuple[Path, Path]:
+    """The packages and the scripts of an environment with the wheel and a stub paddlepaddle-gpu."""
     (wheel,) = built.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "v")], check=True)
+    folder = tmp_path_factory.mktemp("beside_gpu")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     scheme = "nt" if os.name == "nt" else "posix_prefix"
-    base = {"base": str(tmp_path / "v"), "platbase": str(tmp_path / "v")}
-    paths = sysconfig.get_paths(scheme, vars=base)
-    site = Path(paths["purelib"])
+    paths = sysconfig.get_paths(scheme, vars={"base": str(folder), "platbase": str(folder)})
+    site, scripts = Path(paths["purelib"]), Path(paths["scripts"])
     (site / "paddle").mkdir()
     (site / "paddle" / "__init__.py").write_text("__version__ = '3.3.1'\n", encoding="utf-8")
     stub = site / "paddlepaddle_gpu-3.3.1.dist-info"
@@ -197,16 +260,20 @@ def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
         "Metadata-Version: 2.1\nName: paddlepaddle-gpu\nVersion: 3.3.1\n", encoding="utf-8"
     )
     (stub / "RECORD").write_text("paddle/__init__.py,,\n", encoding="utf-8")
-    python = Path(paths["scripts"]) / ("python.exe" if os.name == "nt" else "python")
+    python = scripts / ("python.exe" if os.name == "nt" else "python")
     done = subprocess.run(
         [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet",
          "--disable-pip-version-check", str(wheel)],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True, text=True, cwd=folder, env=WITHOUT_OUR_PATH,
     )  # fmt: skip
     if done.returncode and "No matching distribution" in done.stderr:
         pytest.skip("no package index is reached")
     assert not done.returncode, done.stderr
+    return site, scripts
+
+
+def test_the_wheel_leaves_a_paddle_for_gpus_alone(beside_gpu):
+    site, _ = beside_gpu
     found = {path.name.partition("-")[0].lower() for path in site.glob("*.dist-info")}
     assert "paddle_freeze_callback" in found
     assert "paddlepaddle_gpu" in found
@@ -214,6 +281,18 @@ def test_the_wheel_leaves_a_paddle_for_gpus_alone(built, tmp_path):
     assert (site / "paddle" / "__init__.py").read_text(encoding="utf-8") == (
         "__version__ = '3.3.1'\n"
     )
+
+
+def test_the_command_of_the_wheel_shows_versions_though_that_paddle_is_a_stub(beside_gpu):
+    _, scripts = beside_gpu
+    done = subprocess.run(
+        [str(scripts / "paddle-freeze"), "--versions"],
+        capture_output=True, text=True, cwd=scripts, env=WITHOUT_OUR_PATH,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert {"paddlepaddle not installed", "paddlepaddle-gpu 3.3.1"} <= set(lines)
+    assert lines[-1].startswith("importing Paddle fails: ")
 
 
 def test_the_description_on_the_package_index_has_no_links_into_the_repository(built):
@@ -315,18 +394,30 @@ def test_the_smallest_rows_are_of_every_paddle():
     [(None, "no Python 3.13 on this machine"), (sys.executable, "no index is reached")],
     ids=["no Python", "no index"],
 )
-def test_a_row_that_cannot_be_built_is_skipped_and_says_why(
-    python, said, monkeypatch, capsys, tmp_path
+@pytest.mark.parametrize("asked", [[], ["--row", "3.0.0"]], ids=["all", "asked for by name"])
+def test_a_row_that_cannot_be_built_says_why_and_is_skipped_unless_it_was_asked_for(
+    asked, python, said, monkeypatch, capsys, tmp_path
 ):
     fails = [sys.executable, "-c", "raise SystemExit('no index is reached')"]
     monkeypatch.setattr(matrix, "PLACE", tmp_path)
     monkeypatch.setattr(matrix, "interpreter", lambda version: python)
     monkeypatch.setattr(matrix, "by_uv", lambda *_: fails)
-    monkeypatch.setattr(sys, "argv", ["matrix.py", "--smallest", "--row", "3.0.0"])
-    assert matrix.main() == 0
-    (line,) = [one for one in capsys.readouterr().out.splitlines() if "not run" in one]
-    assert line.startswith("3.0.0-py3.13: not run, ")
-    assert line.endswith(said)
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--smallest", *asked])
+    assert matrix.main() == bool(asked)
+    lines = [one for one in capsys.readouterr().out.splitlines() if "not run" in one]
+    assert len(lines) == (1 if asked else len(matrix.smallest()))
+    assert [line for line in lines if line.startswith("3.0.0-py3.13: not run, ")]
+    assert python is None or all(line.endswith(said) for line in lines)
+    assert any(line.endswith(said) for line in lines)
+
+
+def test_a_row_that_does_not_exist_is_an_error_that_lists_the_rows(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--row", "3.4"])
+    with pytest.raises(SystemExit) as ended:
+        matrix.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "no row has '3.4' in its name: 3.3.1-nlp-py3.11, " in said
 
 
 @pytest.mark.parametrize("language", ["", ".zh-CN"])
