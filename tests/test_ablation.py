@@ -101,7 +101,7 @@ def test_rates_are_tried_until_the_best_lies_inside_and_held_out_runs_use_it(mod
     assert len(rates) == tried
     assert {one["rate"] for one in held_out} == {min(rates, key=lambda r: abs(np.log10(r / best)))}
     assert [one["seed"] for one in held_out] == [0, 1, 2]
-    assert {one["seed"] for one in lines if one["split"] == "validation"} == {100, 101}
+    assert {one["seed"] for one in lines if one["split"] == "validation"} == {100, 101, 102, 103}
 
 
 def test_of_equal_rates_the_usual_one_is_kept(modules):
@@ -146,8 +146,10 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
     page = report.page(lines)
     assert "no difference seen (+0.0 [-1.5, 1.5])" in page
     english, chinese = zip(*report.advice(found))
-    assert english[0].startswith("More accurate than training everything from the start: gradual")
-    assert "LISA" not in english[0]
+    assert english[0] == (
+        "More accurate than training everything from the start: on 10 images 1 of 3 schedules, "
+        "most gradual (+5.0 [5.0, 5.0]); on noise 1 of 3 schedules, most gradual (+5.0 [5.0, 5.0])."
+    )
     assert "Behind on every task: BitFit." in english
     assert len(english) == len(chinese) <= 5
     assert "Not finished" in page  # the other tasks
@@ -159,3 +161,44 @@ def test_the_marked_part_of_the_documents_has_a_column_for_each_task(modules, la
     lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
     part = modules["ablation_report"].part(lines, language)
     assert part.splitlines()[2] == "| full | 50.0 (90) | 1.00 |"
+
+
+def test_a_held_out_run_at_a_rate_that_is_no_more_the_best_does_not_count(modules):
+    """Two validation seeds had found another rate than four do."""
+    ablation, run_of = modules["ablation"], modules["training"].Run
+    lines = planned(modules, lambda run: 0.5, schedules=("full",))
+    (rate,) = {one["rate"] for one in lines if one["split"] == "held out"}
+    old = line(modules, run_of("noise", "full", 0.001, 0, "held out"), 0.9)
+    assert rate != old["rate"]
+    assert ablation.counted([*lines, old]) == lines
+
+
+def test_published_numbers_are_set_beside_intervals(modules):
+    report = modules["ablation_report"]
+    better = report.Difference([0.8, 0.8, 0.8], [0.7, 0.7, 0.7])
+    none = report.Difference([0.8, 0.7, 0.7], [0.7, 0.7, 0.8])
+    words = {
+        (one, said): report.verdict(each, said).partition(",")[0]
+        for one, each in (("better", better), ("none", none)) for said in (1, 0, -1)
+    }  # fmt: skip
+    assert words == {
+        ("better", 1): "agrees", ("better", 0): "better here", ("better", -1): "the opposite",
+        ("none", 1): "not seen", ("none", 0): "agrees", ("none", -1): "not seen",
+    }  # fmt: skip
+
+    def score(run):
+        return 0.5 if run.split == "validation" else 0.7 + 0.05 * (run.schedule == "LP-FT")
+
+    names = ("full", "LP-FT", "head only")
+    lines = planned(modules, score, tasks=("10 images",), schedules=names, seeds=8)
+    page = "\n".join(report.beside_published(report.by_row(lines)))
+    assert "| +0.6 | LP-FT | 10 images: agrees, +5.0 [5.0, 5.0] |" in page
+    assert "| -2.2 | head only | 10 images: not seen, +0.0 [0.0, 0.0] |" in page
+    assert "IMDb" not in page.partition("| --- |")[2]  # nothing to set beside
+
+
+def test_each_published_row_names_a_schedule_and_tasks_that_are_there(modules):
+    for one in modules["ablation_report"].PUBLISHED:
+        assert one.name in modules["schedules"].ROWS
+        assert all(modules["schedules"].ROWS[one.name].tried_on(task) for task in one.tasks)
+        assert set(one.tasks) <= set(modules["tasks"].TASKS)
