@@ -383,9 +383,9 @@ def page(lines: Sequence[Mapping]) -> str:
         "apart, were tried on validation data, or more while the best lay at the edge, each with "
         f"seeds of their own ({tried}). Differences are to `full` with the same seeds, with a "
         "95 % interval over seeds (bootstrap); `seconds` is processor time of the training with "
-        "one thread; `memory` the most that Paddle's tensors took while training, over the network itself; ECE the expected "
-        "calibration error over 15 bins. Of the many comparisons one in twenty lies on one side of "
-        "0 by chance.",
+        "one thread; `memory` the most that Paddle's tensors took while training, over the network "
+        "itself; ECE the expected calibration error over 15 bins. Of the many comparisons one in "
+        "twenty lies on one side of 0 by chance.",
     ]  # fmt: skip
     if unfinished:
         parts += ["", f"Not finished ({len(unfinished)}): {', '.join(unfinished)}."]
