@@ -1,4 +1,6 @@
-"""How the ablation reads: ABLATION.md, and the marked parts of docs/choosing.md, in both languages.
+"""How the ablation reads: ABLATION.md, and the marked parts of docs/choosing.md and README.md.
+
+Both are there in English and in Chinese.
 
 Every sentence here follows from an interval: what spans 0 is called no difference.
 """
@@ -20,8 +22,14 @@ DOCS = {
     "en": HERE.parent / "docs" / "choosing.md",
     "zh": HERE.parent / "docs" / "choosing.zh-CN.md",
 }
+READMES = {"en": HERE.parent / "README.md", "zh": HERE.parent / "README.zh-CN.md"}
 MARK, END = "<!-- ablation -->\n", "<!-- end -->\n"
 
+#: Tasks in Chinese tables and sentences.
+CHINESE = {
+    "300 sentences": "300 句", "1000 sentences": "1,000 句", "10 images": "每类 10 张",
+    "50 images": "每类 50 张", "noise": "加噪声",
+}  # fmt: skip
 FULL = "full"
 ALL_SEEDS = 8
 
@@ -190,29 +198,35 @@ def _named(found: Found, tasks: Sequence[str], signs: Callable[[Difference], boo
     return names
 
 
+def quoted(tasks: Sequence[str]) -> str:
+    """Tasks in a Chinese sentence."""
+    return "、".join(f"“{CHINESE[task]}”" for task in tasks)
+
+
 def advice(found: Found) -> list[tuple[str, str]]:
     """At most five sentences, in two languages, each from intervals and naming its rows."""
     tasks = [task for task in TASKS if (task, FULL) in found]
-    ahead = []
+    ahead, not_ahead = [], []
     for task in tasks:
         each = {name: one for name in ROWS if (one := difference(found, task, name, accuracy))}
         better = {name: one for name, one in each.items() if one.sign > 0}
+        if each and not better:
+            not_ahead.append(task)
         if better:
             name, one = max(better.items(), key=lambda pair: pair[1].mean)
             share = f"{len(each)} 种策略中的 {len(better)} 种"
             ahead.append((
                 f"on {task} {len(better)} of {len(each)} schedules, most {name} ({one.text()})",
-                f"{task} 上{share}，领先最多的是 {name}（{one.text()}）",
+                f"“{CHINESE[task]}”上{share}，领先最多的是 {name}（{one.text()}）",
             ))  # fmt: skip
     sentences = []
     if ahead:
         english, chinese = zip(*ahead)
-        others = [task for task in tasks if not any(f"on {task} " in one for one in english)]
         sentences.append((
             f"More accurate than training everything from the start: {'; '.join(english)}"
-            + (f"; none on {', '.join(others)}." if others else "."),
+            + (f"; none on {', '.join(not_ahead)}." if not_ahead else "."),
             f"准确率高于一开始就训练全部参数的有：{'；'.join(chinese)}"
-            + (f"；{'、'.join(others)} 上没有。" if others else "。"),
+            + (f"；{quoted(not_ahead)}上没有。" if not_ahead else "。"),
         ))  # fmt: skip
     else:
         sentences.append((
@@ -261,7 +275,7 @@ def advice(found: Found) -> list[tuple[str, str]]:
         sentences.append((
             f"Where the input changed and the labels did not (noise), the bottom alone {seen} "
             f"({bottom.text()}).",
-            f"输入变化而标签不变时（noise），只训练底层{zh}（{bottom.text()}）。",
+            f"输入变化而标签不变时（加噪声），只训练底层{zh}（{bottom.text()}）。",
         ))  # fmt: skip
     return sentences
 
@@ -413,24 +427,34 @@ def _before(found: Found, task: str) -> float:
 def part(lines: Sequence[Mapping], language: str) -> str:
     """What docs/choosing.md shows of it."""
     found = by_row(lines)
-    if language == "en":
-        heads, rest = {task: task for task in TASKS}, ("schedule", "time")
-    else:
-        heads, rest = {name: task.chinese.partition("，")[0] for name, task in TASKS.items()}, (
-            "策略", "耗时",
-        )  # fmt: skip
-    codes = [f"- {name}: `{row.code}`" for name, row in ROWS.items()]
-    sentences = [f"- **{pair[language == 'zh']}**" for pair in advice(found)]
-    return "\n".join([*summary(found, heads, rest), "", *codes, "", *sentences, ""])
+    english = language == "en"
+    heads = {task: task for task in TASKS} if english else CHINESE
+    titles = {name: task.title if english else task.chinese for name, task in TASKS.items()}
+    colon = ": " if english else "："
+    tasks = [f"- {heads[task]}{colon}{titles[task]}" for task in TASKS if (task, FULL) in found]
+    codes = [
+        f"- {name}{colon}`{row.code}`" + ("" if row.rate == PLAIN else f", `{row.rate}`")
+        for name, row in ROWS.items()
+    ]
+    rest = ("schedule", "time") if english else ("策略", "耗时")
+    parts = [*summary(found, heads, rest), "", *tasks, "", *codes, "", *said(found, language)]
+    return "\n".join([*parts, ""])
+
+
+def said(found: Found, language: str) -> list[str]:
+    """The sentences, a line each; in the READMEs alone."""
+    return [f"- {pair[language == 'zh']}" for pair in advice(found)]
 
 
 def write(lines: Sequence[Mapping]) -> None:
     """Write the page, and the marked parts."""
     REPORT.write_text(page(lines), encoding="utf-8")
-    for language, file in DOCS.items():
+    sentences = {language: "\n".join([*said(by_row(lines), language), ""]) for language in DOCS}
+    parts = [(DOCS[language], part(lines, language)) for language in DOCS]
+    parts += [(READMES[language], sentences[language]) for language in READMES]
+    for file, new in parts:
         text = file.read_text(encoding="utf-8")
         before, mark, after = text.partition(MARK)
         if mark:
-            rest = after.partition(END)[2]
-            file.write_text(before + MARK + part(lines, language) + END + rest, encoding="utf-8")
+            file.write_text(before + MARK + new + END + after.partition(END)[2], encoding="utf-8")
     print(f"wrote {REPORT}")

@@ -159,7 +159,9 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_marked_part_of_the_documents_has_a_column_for_each_task(modules, language):
     lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
-    part = modules["ablation_report"].part(lines, language)
+    report = modules["ablation_report"]
+    assert list(report.CHINESE) == list(modules["tasks"].TASKS)
+    part = report.part(lines, language)
     assert part.splitlines()[2] == "| full | 50.0 (90) | 1.00 |"
 
 
@@ -202,3 +204,26 @@ def test_each_published_row_names_a_schedule_and_tasks_that_are_there(modules):
         assert one.name in modules["schedules"].ROWS
         assert all(modules["schedules"].ROWS[one.name].tried_on(task) for task in one.tasks)
         assert set(one.tasks) <= set(modules["tasks"].TASKS)
+
+
+def test_only_the_marked_parts_of_documents_are_written(modules, monkeypatch, tmp_path):
+    report = modules["ablation_report"]
+    lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
+    files = {}
+    for kind in ("DOCS", "READMES"):
+        for language in ("en", "zh"):
+            file = files[kind, language] = tmp_path / f"{kind}-{language}.md"
+            file.write_text("a\n<!-- ablation -->\nold\n<!-- end -->\nb\n", encoding="utf-8")
+        both = {language: files[kind, language] for language in ("en", "zh")}
+        monkeypatch.setattr(report, kind, both)
+    files["READMES", "zh"].write_text("no marks\n", encoding="utf-8")
+    monkeypatch.setattr(report, "REPORT", tmp_path / "ABLATION.md")
+    report.write(lines)
+    texts = {key: file.read_text(encoding="utf-8") for key, file in files.items()}
+    assert texts["READMES", "zh"] == "no marks\n"
+    said = "- No schedule was seen to be more accurate than training everything from the start"
+    assert texts["READMES", "en"].startswith(f"a\n<!-- ablation -->\n{said}")
+    assert "| full | 50.0 (90) | 1.00 |" in texts["DOCS", "zh"]
+    for key in set(texts) - {("READMES", "zh")}:
+        assert texts[key].endswith("\n<!-- end -->\nb\n")
+        assert "old\n" not in texts[key]
