@@ -22,15 +22,15 @@ def main() -> int:
         installed = sys.modules.get("paddle_freeze_callback.installed")
         if installed is None:
             raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())
+        kind, why = type(error).__name__, " ".join(str(error).split())
         if sys.argv[1:] == ["--versions"]:
-            print(installed.versions(), f"importing Paddle fails: {why}", sep="\n")
+            print(installed.versions(), f"cannot be imported: {kind}: {why}", sep="\n")
             return 0
         if sys.argv[1:] == ["--version"]:
             print(f"paddle_freeze_callback {installed.VERSION}")
             return 0
         if not isinstance(error, ImportError):
             raise  # a fault of Paddle's, which its traceback explains
-        print(f"paddle-freeze: error: {why.partition(': ')[2]}", file=sys.stderr)
+        print(f"paddle-freeze: error: {why or kind}", file=sys.stderr)
         return 1
     return command()

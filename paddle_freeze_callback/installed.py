@@ -63,8 +63,8 @@ def require_paddle() -> None:
 def too_old(version: str) -> bool:
     """Whether a release of Paddle is too old; nightly builds call themselves 0.0.0.
 
-    >>> [too_old(one) for one in ("2.5.2", "2.6.2", "3.0.0-beta1", "3.3.1", "0.0.0")]
-    [True, False, False, False, False]
+    >>> [too_old(one) for one in ("0.15.0", "2.5.2", "2.6.2", "3.0.0-beta1", "3.3.1", "0.0.0")]
+    [True, True, False, False, False, False]
     """
     return release(version) < LEAST
 
@@ -76,12 +76,12 @@ def release(version: str) -> tuple[int, ...]:
     ((3, 0), (99, 0))
     """
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    return (99, 0) if numbers[:1] == (0,) else numbers
+    return (99, 0) if numbers == (0, 0) else numbers
 
 
 _DISTRIBUTIONS = (
     "paddlepaddle", "paddlepaddle-gpu", "paddlenlp", "paddleformers", "visualdl", "numpy", "PyYAML",
-    "rich", "matplotlib",
+    "platformdirs", "psutil", "rich", "xxhash", "matplotlib",
 )  # fmt: skip
 
 
@@ -97,8 +97,9 @@ def versions() -> str:
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{name} not installed")
-    build: Any = getattr(sys.modules.get("paddle"), "version", None)
-    if hasattr(build, "cuda"):  # Paddle is imported
-        cuda = build.cuda()  # a number, or "False" of a build for CPUs
-        lines.append("Paddle is built for " + ("CPUs" if cuda == "False" else f"CUDA {cuda}"))
+    paddle: Any = sys.modules.get("paddle")
+    if hasattr(getattr(paddle, "version", None), "cuda"):  # it is imported
+        cuda = paddle.version.cuda()  # a number, or "False"
+        built = "without CUDA" if cuda == "False" else f"for CUDA {cuda}"
+        lines.append(f"paddle {paddle.__version__}, built {built}")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ def pip_can() -> bool:
     return (
         sys.platform == "linux"
         and platform.machine() == "x86_64"
-        and sys.version_info < (3, 12)
+        and sys.version_info < (3, 13)
     )  # fmt: skip
 
 

@@ -2,20 +2,22 @@
 
     python tests/matrix.py              every row whose code has changed since it ran
     python tests/matrix.py --row 3.2    the rows that have this in their names
+    python tests/matrix.py --again      also those that ran on this code
     python tests/matrix.py --list       the rows, and when they ran
     python tests/matrix.py --smallest   a few tests under each Paddle; records nothing
     python tests/matrix.py --docs       write docs/versions.md and its Chinese version anew
 
-An environment is built when its row runs for the first time, under .matrix/, by uv where this
-Python has it, else by pip. A row that cannot be built is skipped, and says why; one that was asked
-for by name makes the status 1. Each row's result
-is written to docs/versions.json as it ends, so a run that was stopped goes on where it was. Needs
-nothing but Python.
+An environment is built when its row runs for the first time, or asks for other packages than then,
+under .matrix/, by uv where this Python has it, else by pip. A row that cannot be built is skipped,
+and says why; one that was asked for by name makes the status 1. A row's
+result is written to docs/versions.json as it ends, so a run that was stopped goes on where it was;
+that of a part of its tests, after further words for pytest, is not. Needs nothing but Python.
 """
 
 from __future__ import annotations
 
 import argparse
+import configparser
 import datetime
 import glob
 import hashlib
@@ -76,6 +78,10 @@ class Row:
     def name(self) -> str:
         return "-".join(filter(None, [self.paddle, self.trainer, f"py{self.python}"]))
 
+    def has(self, part: str) -> bool:
+        """Whether a part of its name begins so: 3.1.1-py3.12 has 3.1 and py3, not 1.1 or 3.12."""
+        return f"-{part}" in f"-{self.name}"
+
 
 ROWS = (
     Row("3.3.1", "3.11", "nlp"),
@@ -113,13 +119,32 @@ def interpreter(version: str) -> str | None:
 
 
 def code() -> str:
-    """A short hash of the package and its tests."""
+    """A short hash of the package, its tests and what they need; not of the package's version."""
     digest = hashlib.sha1()
+    for name in ("setup.cfg", "pyproject.toml", "paddle_freeze_command.py"):
+        digest.update((ROOT / name).read_bytes())
     for folder in ("paddle_freeze_callback", "tests"):
         for path in sorted((ROOT / folder).rglob("*")):
+            if path.name == "version.py":  # of a release, which is tested before it is named
+                continue
             if path.suffix in (".py", ".txt") and path.is_file():
                 digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def requirements(row: Row) -> str:
+    """What a row's environment holds of what setup.cfg asks for, a line each."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = setup["options.extras_require"]
+    asked = [setup["options"]["install_requires"], *(extras[one] for one in extras_of(row))]
+    lines = "\n".join(asked).splitlines()
+    return "\n".join([row.paddle, *row.besides, *sorted(line for line in lines if line)])
+
+
+def extras_of(row: Row) -> list[str]:
+    """Those of setup.cfg that a row needs."""
+    return [*filter(None, [row.trainer]), "plot", "test"]
 
 
 class CannotBuildError(Exception):
@@ -134,13 +159,14 @@ def environment(row: Row) -> str:
     """
     folder = PLACE / row.name
     inside = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-    if (folder / "ready").exists():
+    ready, wanted = folder / "ready", requirements(row)
+    if ready.exists() and ready.read_text(encoding="utf-8") == wanted:
         return inside
     python = interpreter(row.python)
     if python is None:
         raise CannotBuildError(f"no Python {row.python} on this machine")
     shutil.rmtree(folder, ignore_errors=True)
-    extras = ",".join(filter(None, [row.trainer, "plot", "test"]))
+    extras = ",".join(extras_of(row))
     besides = [f"paddlepaddle=={row.paddle}", *row.besides]
     install = (
         by_uv(inside, *besides, "--editable", f"{ROOT}[{extras}]")
@@ -152,7 +178,7 @@ def environment(row: Row) -> str:
         if done.returncode:
             said = (done.stderr or done.stdout).strip()
             raise CannotBuildError(f"{' '.join(command[:5])} ... failed: {said[-500:]}")
-    (folder / "ready").touch()
+    ready.write_text(wanted, encoding="utf-8")
     return inside
 
 
@@ -164,6 +190,12 @@ def result(row: Row, further: list[str]) -> dict[str, object]:
     """
     base = {"paddle": row.paddle, "python": row.python, "trainer": row.trainer, "code": code()}
     inside = environment(row)
+    if row.trainer:
+        asking = (
+            f"from importlib import metadata as m; print(m.version({LIBRARIES[row.trainer][0]!r}))"
+        )
+        answer = subprocess.run([inside, "-c", asking], capture_output=True, text=True, check=True)
+        base["library"] = answer.stdout.strip()
     done = subprocess.run(
         [inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses", "2",
          "--dist", "loadfile", *row.tests, *further],
@@ -191,11 +223,11 @@ HEADS = {
     "": "| paddlepaddle | Python | Trainer | tests | passed | failed | skipped | run on | code |",
     ".zh-CN": "| paddlepaddle | Python | Trainer | 测试范围 | 通过 | 失败 | 跳过 | 日期 | 代码 |",
 }
+#: By extra, a library's distribution, and its name.
 LIBRARIES = {
-    "": "-",
-    "nlp": "PaddleNLP 2.8.1",
-    "nlp3": "PaddleNLP 3.0.0b4",
-    "formers": "PaddleFormers 1.2.0",
+    "nlp": ("paddlenlp", "PaddleNLP"),
+    "nlp3": ("paddlenlp", "PaddleNLP"),
+    "formers": ("paddleformers", "PaddleFormers"),
 }
 SCOPES = {
     "": {
@@ -223,8 +255,9 @@ def table(language: str) -> str:
         one = results.get(row.name, {})
         if "passed" in one:
             scope = SCOPES[language][one["scope"]]
+            library = f"{LIBRARIES[row.trainer][1]} {one['library']}" if row.trainer else "-"
             lines.append(
-                f"| {row.paddle} | {row.python} | {LIBRARIES[row.trainer]} | {scope} | "
+                f"| {row.paddle} | {row.python} | {library} | {scope} | "
                 f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['day']} | "
                 f"`{one['code']}` |"
             )
@@ -246,6 +279,7 @@ def main() -> int:
     raw = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--row", action="append", default=[], help="part of a row's name")
+    parser.add_argument("--again", action="store_true", help="also rows that ran on this code")
     parser.add_argument("--list", action="store_true", help="show the rows")
     parser.add_argument("--smallest", action="store_true", help="a few tests under each Paddle")
     parser.add_argument("--minutes", type=float, help="begin no row after so many")
@@ -256,11 +290,11 @@ def main() -> int:
         write_docs()
         return 0
     for part in given.row:
-        if not any(part in row.name for row in ROWS):
+        if not any(row.has(part) for row in ROWS):
             parser.error(f"no row has {part!r} in its name: {', '.join(row.name for row in ROWS)}")
     worst, began, today = 0, time.monotonic(), code()
     for row in smallest() if given.smallest else ROWS:
-        if given.row and not any(part in row.name for part in given.row):
+        if given.row and not any(map(row.has, given.row)):
             continue
         before = load().get(row.name, {})
         if given.list:
@@ -268,7 +302,7 @@ def main() -> int:
             print(row.name, shown, "today's code" if before.get("code") == today else "")
             continue
         ran = before.get("code") == today and before["status"] == 0
-        if ran and not given.smallest:
+        if ran and not (given.smallest or given.again):
             print(f"{row.name}: ran on this code already")
             continue
         if given.minutes is not None and time.monotonic() - began > 60 * given.minutes:
@@ -285,7 +319,8 @@ def main() -> int:
         if now["status"]:
             worst = 1
             print((PLACE / f"{row.name}.log").read_text(encoding="utf-8")[-5000:])
-        if now["status"] in (0, 1) and not given.smallest:  # the tests ran to their end
+        whole = not (given.smallest or given.further)
+        if now["status"] in (0, 1) and whole:  # the tests ran to their end
             RESULTS.write_text(
                 json.dumps({**load(), row.name: now}, indent=2) + "\n", encoding="utf-8"
             )

@@ -162,6 +162,7 @@ OF_PADDLE: dict[str, set[str]] = {
     "_dygraph_tracer": {"cache/feature_cache.py"},
     "_descriptor_cache": {"freezing/freezer.py"},
     "_instance": {"freezing/freezer.py"},
+    "_layer": {"freezing/parallel.py"},
     "_layers": {"freezing/parallel.py", "session/trained.py"},
     "_reducer": {"freezing/parallel.py"},
     # paddle.Model

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: nothing is known of other processes
+except ImportError:  # Windows, where an open file is lock enough
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = "in-use"
@@ -76,16 +76,29 @@ def remove(folder: Folder) -> int:
 
 def _locked(path: Path, then: Any) -> bool:
     """Whether a process holds a folder; otherwise something is done with it meanwhile."""
+    if fcntl is None:
+        return _open_on_windows(path / _LOCK) or _done(path, then)
     with suppress(OSError), (path / _LOCK).open("a" if then else "r", encoding="utf-8") as file:
-        if fcntl is None:
-            return True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return True
-        if then:
-            then(path, ignore_errors=True)
-        return False
-    if then:  # of an older version, without such a file
+        return _done(path, then)
+    return _done(path, then)  # of an older version, without such a file
+
+
+def _done(path: Path, then: Any) -> bool:
+    if then:
         then(path, ignore_errors=True)
+    return False
+
+
+def _open_on_windows(file: Path) -> bool:
+    """Whether a process has a file open: Windows gives such a file no name, not even its own."""
+    try:
+        os.rename(file, file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
     return False

@@ -291,7 +291,9 @@ class _Index:
             content[column] = value
         if _saved(folder, _INDEX, content):
             for file in old:
-                file.unlink(missing_ok=True)
+                # Windows keeps a file that is mapped; whoever writes the next index removes it.
+                with suppress(PermissionError):
+                    file.unlink(missing_ok=True)
 
 
 def _halves(keys: bytes) -> np.ndarray[Any, Any]:

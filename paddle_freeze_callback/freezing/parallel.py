@@ -16,6 +16,7 @@ from typing import Any
 
 import paddle
 from paddle import nn
+from paddle.distributed import fleet
 
 from ..stages.weights import Weight
 
@@ -74,6 +75,56 @@ def wrapped(network: nn.Layer) -> list[paddle.DataParallel]:
         # by type: isinstance() asks the object, and a dead weak proxy raises
         if issubclass(type(found), paddle.DataParallel) and found._layers is network
     ]
+
+
+#: Paddle's engines for which nobody has shown that a schedule is right, by their classes.
+_ENGINES = {
+    "GroupShardedOptimizerStage2": "sharding stage 2",
+    "GroupShardedStage2": "sharding stage 2",
+    "GroupShardedStage3": "sharding stage 3",
+    "PipelineLayer": "a pipeline",
+    "MoELayer": "expert parallel",
+}
+#: The same by the groups that fleet has made.
+_DEGREES = {
+    "get_pipe_parallel_world_size": "a pipeline",
+    "get_sep_parallel_world_size": "sequence parallel",
+}
+
+
+def unshown(network: nn.Layer, optimizer: Any) -> list[str]:
+    """The kinds of parallel training here for which nobody has shown that a schedule is right.
+
+    A loop of one's own tells of them by its network, by its optimizer, by what is around the
+    network, or by fleet alone.
+    """
+    if world_size() < 2:
+        return []
+    by_type: dict[type, str | None] = {}
+
+    def engine(thing: Any) -> str | None:
+        kind = type(thing)
+        if kind not in by_type:
+            names = [c.__name__ for c in kind.__mro__ if str(c.__module__).startswith("paddle.")]
+            by_type[kind] = next((_ENGINES[name] for name in names if name in _ENGINES), None)
+        return by_type[kind]
+
+    optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
+    found = [engine(one) for one in (*optimizers, *network.sublayers(include_self=True))]
+    # There is no public way to ask what is around a network, nor what an engine has inside.
+    found += [
+        engine(around)
+        for around in gc.get_objects()
+        if engine(around) and getattr(around, "_layer", None) is network
+    ]
+    try:
+        groups = fleet.get_hybrid_communicate_group()
+    except (AssertionError, AttributeError):  # fleet is not in use
+        groups = None
+    for name, kind in _DEGREES.items():
+        if getattr(groups, name, lambda: 1)() > 1:
+            found.append(kind)
+    return sorted({kind for kind in found if kind})
 
 
 def same_on_all_ranks(value: Any) -> Any:

@@ -11,6 +11,7 @@ from paddle import nn
 from ..cache.options import CacheOptions
 from ..freezing import optimizer as optimizers
 from ..freezing import parallel, rates, rows
+from ..freezing.savers import adapters
 from ..options.norms import TrainNorm
 from ..stages.partition import Stages, Survey
 from ..stages.selectors import Selector
@@ -115,6 +116,21 @@ SPLIT_FILE = (
 )
 
 
+def refuse_engines(network: nn.Layer, optimizer: Any) -> None:
+    """Refuse the kinds of parallel training that nobody has shown to be right with a schedule.
+
+    A Trainer's arguments are looked at before, and named in the Trainer's words.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if unshown := parallel.unshown(network, optimizer):
+        raise ValueError(
+            f"FreezeSchedule does not work with {listing(unshown)}: not shown to be right with a "
+            "schedule. Use data parallel, tensor parallel or sharding stage 1"
+        )
+
+
 def refuse_split(survey: Survey, *, cached: bool, saves: bool = False) -> str:
     """Refuse what was not shown to be right where weights are split among processes.
 
@@ -147,6 +163,11 @@ def refuse_split(survey: Survey, *, cached: bool, saves: bool = False) -> str:
         raise ValueError(
             f"FreezeSchedule does not work with {refused[0]}: not shown to be right under "
             "tensor parallel"
+        )
+    if adapting := adapters(survey.network):
+        raise ValueError(
+            f"FreezeSchedule does not work with {type(adapting[0]).__name__}, an adapter model, "
+            "where weights are split: not shown to be right under tensor parallel"
         )
     if cached:
         raise ValueError(

@@ -50,6 +50,7 @@ from .preflight import (
     SPLIT_FILE,
     doubts,
     idle_cache,
+    refuse_engines,
     refuse_misfits,
     refuse_optimizer,
     refuse_split,
@@ -102,6 +103,7 @@ class Freezing:
         record: Record | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> None:
+        refuse_engines(network, optimizer)  # of a pipeline a process has a part alone
         survey = Survey(network, rows)
         release(network)
         self._plan = plan(survey, stages, strategy, learning_rates, untouched, train_norm)

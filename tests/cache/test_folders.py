@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cached import kept, put
 
+from paddle_freeze_callback.cache import folders as cache_folders
 from paddle_freeze_callback.cache import stores
 from paddle_freeze_callback.cache.folders import folders, hold, remove
 from paddle_freeze_callback.cache.options import CacheOptions
@@ -195,3 +198,65 @@ def test_of_equal_keys_in_an_index_the_newest_counts(indexed, monkeypatch):
     assert kept(last, range(40)) == list(range(40))
     assert (last.damaged, len(list(indexed.glob("*.index3.npy")))) == (0, 1)
     assert np.array_equal(np.sort(last._index.keys), last._index.keys)
+
+
+# ------------------------------------------------------------ Windows, as far as it can be played
+
+
+@pytest.fixture
+def as_windows(monkeypatch):
+    """No locks; a file that is mapped is not removed, one that is open is not renamed."""
+    unlink, rename, is_open = Path.unlink, os.rename, set()
+
+    def unlinked(path, missing_ok=False):
+        if path.name.endswith(".npy") and str(path) in Path("/proc/self/maps").read_text():
+            raise PermissionError(13, "used by another process", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    def renamed(old, new):
+        if str(old) in is_open:
+            raise PermissionError(13, "used by another process", str(old))
+        rename(old, new)
+
+    monkeypatch.setattr(cache_folders, "fcntl", None)
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    monkeypatch.setattr(os, "rename", renamed)
+    return is_open
+
+
+def test_without_locks_an_open_file_shows_who_uses_a_folder(filled, as_windows, capsys):
+    held = hold(filled / name("a"))
+    as_windows.add(held.name)
+    assert [folder.busy for folder in folders(filled)] == [False, False, True]
+    assert main(["cache", "clear", "--folder", str(filled)]) == 0
+    assert left(filled) == ["a", "d", "n"]
+    held.close()
+    as_windows.clear()
+    assert main(["cache", "clear", "--folder", str(filled)]) == 0
+    assert left(filled) == ["d", "n"]
+
+
+def test_a_folder_without_such_a_file_goes_without_locks_too(filled, as_windows):
+    (filled / name("b") / "in-use").unlink()
+    (old,) = (folder for folder in folders(filled) if folder.path.name == name("b"))
+    assert remove(old) == old.nbytes
+    assert left(filled) == ["a", "c", "d", "n"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="cannot see what is mapped")
+def test_an_index_that_is_mapped_stays_until_the_next_is_written(indexed, as_windows, monkeypatch):
+    monkeypatch.setattr(stores, "_UNINDEXED", 0)
+    first = DiskStore(indexed, 10**6)
+    put(first, range(40, 44)), first.flush()
+    second = DiskStore(indexed, 10**6)  # writes an index beside the one that both have mapped
+    assert len(list(indexed.glob("*.index3.npy"))) == 2
+    assert kept(second, range(44)) == list(range(44))
+    del first, second
+    gc.collect()
+    third = DiskStore(indexed, 10**6)
+    assert kept(third, range(44)) == list(range(44))
+    put(third, range(44, 48)), third.flush()
+    del third
+    gc.collect()
+    assert kept(DiskStore(indexed, 10**6), range(48)) == list(range(48))
+    assert len(list(indexed.glob("*.index3.npy"))) <= 2

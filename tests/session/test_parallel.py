@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from pathlib import Path
 
 import paddle
@@ -11,6 +13,7 @@ from processes import furthest
 from trainers import ACCUMULATES, LIBRARY, tiny_bert, trainer_for, trainer_library
 
 from paddle_freeze_callback import FreezeSchedule
+from paddle_freeze_callback.freezing import parallel
 from paddle_freeze_callback.hosts.trainer import _refuse_unsupported
 
 
@@ -79,3 +82,68 @@ def test_sharding_as_the_trainer_parses_it_is_refused_too(tmp_path):
     trainer.args.sharding = [trainer_library.trainer_utils.ShardingOption.FULL_SHARD]
     with pytest.raises(ValueError, match=r"sharding=stage3.*Use data parallel or sharding stage1"):
         _refuse_unsupported(trainer.args)
+
+
+# ---------------------------------------------------------------- engines that were not shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("pipeline", "a pipeline"), ("groups", "a pipeline"), ("sequence", "sequence parallel")],
+)
+def test_a_loop_of_ones_own_is_told_of_engines_that_were_not_shown(kind, named, tmp_path):
+    """By the network, or by fleet's groups alone; nothing is frozen then."""
+    said = processes.run("engines.py", str(tmp_path), kind, ranks=2, folder=tmp_path)
+    words = (
+        f"FreezeSchedule does not work with {named}: not shown to be right with a schedule. "
+        "Use data parallel, tensor parallel or sharding stage 1"
+    )
+    assert said == [words, words]
+
+
+def made_of(name: str, base: type, **attributes: object) -> type:
+    """A class of this name that says it is Paddle's; the real ones want GPUs to be made."""
+    return type(name, (base,), {"__module__": "paddle.distributed.fleet", **attributes})
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("GroupShardedStage2", "sharding stage 2"), ("GroupShardedStage3", "sharding stage 3")],
+)
+def test_sharding_around_a_network_is_seen(name, named, monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    network = paddle.nn.Sequential(paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 2))
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    assert parallel.unshown(network, optimizer) == []
+    around = made_of(name, paddle.nn.Layer)()
+    around._layer = network
+    assert parallel.unshown(network, optimizer) == [named]
+    with pytest.raises(ValueError, match=f"does not work with {named}: not shown to be right"):
+        FreezeSchedule().attach(network, optimizer, total_steps=4)
+    assert not any(tensor.stop_gradient for tensor in network.parameters())
+
+
+def test_an_optimizer_of_sharding_and_a_mixture_of_experts_are_seen(monkeypatch):
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    network = paddle.nn.Sequential(made_of("MoELayer", paddle.nn.Linear)(2, 2))
+    optimizer = made_of("GroupShardedOptimizerStage2", paddle.optimizer.SGD)(
+        0.1, parameters=network.parameters()
+    )
+    assert parallel.unshown(network, [optimizer]) == ["expert parallel", "sharding stage 2"]
+    monkeypatch.setattr(parallel, "world_size", lambda: 1)
+    assert parallel.unshown(network, [optimizer]) == []
+
+
+def test_the_engines_are_still_called_so():
+    from paddle.distributed import fleet
+    from paddle.incubate.distributed.models import moe
+
+    sharding = importlib.import_module("paddle.distributed.fleet.meta_parallel.sharding")
+    stages = [importlib.import_module(f"{sharding.__name__}.group_sharded_{one}")
+              for one in ("optimizer_stage2", "stage2", "stage3")]  # fmt: skip
+    sources = [inspect.getsource(module) for module in stages[1:]]
+    assert all("self._layer = layer" in source for source in sources)
+    found = {name for module in (*stages, fleet.meta_parallel, moe) for name in dir(module)}
+    assert set(parallel._ENGINES) <= found
+    groups = fleet.base.topology.HybridCommunicateGroup
+    assert [name for name in parallel._DEGREES if not hasattr(groups, name)] == []

@@ -173,9 +173,21 @@ def overlapped(network: Split) -> None:
     network.body.mp_async_allreduce = True
 
 
+class Adapted(Split):
+    """As a LoRA model, which knows how to save the weights that train alone."""
+
+    def get_trainable_state_dict(self):
+        return {}
+
+
+def adapted(network: Split) -> None:
+    network.__class__ = Adapted
+
+
 @pytest.mark.parametrize(
     ("change", "processes", "options", "message"),
     [
+        (adapted, 2, {}, "does not work with Adapted, an adapter model, where weights are split"),
         (marked, 2, {}, "head.weight, which is marked for sequence parallel: not shown"),
         (overlapped, 2, {}, "body with mp_async_allreduce: not shown"),
         (lambda _: None, 4, {}, "body.weight, which is split among 2 of 4 processes; all must"),
