@@ -45,13 +45,17 @@ COMPAT = tuple(_MAKEFILE.partition("\nCOMPAT := ")[2].partition("\n")[0].split()
 WINGS = (
     *(f"tests/{wing}" for wing in ("cache", "cli", "freezing", "hosts", "options", "session")),
     *("tests/stages", "tests/strategies", "tests/views", "tests/test_generated.py"),
-    "paddle_freeze_callback",
+    *("tests/test_package.py", "paddle_freeze_callback"),
 )
-# All that cannot, so that with the ones above nothing of the package is left out.
-TRAINERS = tuple(
-    path.relative_to(ROOT).as_posix()
-    for path in sorted((ROOT / "tests").rglob("test_*.py"))
-    if NEEDS_TRAINER.search(path.read_text(encoding="utf-8"))
+# All that cannot, and the zoo, so that with the ones above nothing of the package is left out; what
+# is tested beside it, such as documents, examples and benchmarks, runs in the first row.
+TRAINERS = (
+    "tests/zoo",
+    *(
+        path.relative_to(ROOT).as_posix()
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if NEEDS_TRAINER.search(path.read_text(encoding="utf-8")) and path.parent.name != "zoo"
+    ),
 )
 # fit, resume and loops of one's own.
 LOOPS = ("tests/hosts", "tests/session", "tests/freezing/test_freezer.py")
