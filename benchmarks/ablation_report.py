@@ -395,11 +395,11 @@ def page(lines: Sequence[Mapping]) -> str:
         f"processor in training; {machines}; {versions}. AdamW, batches of 16, a constant rate "
         "unless the code says otherwise. Each schedule has its own best rate: three, half a decade "
         "apart, were tried on validation data, or more while the best lay at the edge, each with "
-        f"seeds of their own ({tried}). Differences are to `full` with the same seeds, with a "
-        "95 % interval over seeds (bootstrap); `seconds` is processor time of the training with "
-        "one thread; `memory` the most that Paddle's tensors took while training, over the network "
-        "itself; ECE the expected calibration error over 15 bins. Of the many comparisons one in "
-        "twenty lies on one side of 0 by chance.",
+        f"seeds of their own ({tried}; 1000 sentences took the rates of 300). Differences are to "
+        "`full` with the same seeds, with a 95 % interval over seeds (bootstrap); `seconds` is "
+        "processor time of the training with one thread; `memory` the most that Paddle's tensors "
+        "took while training, over the network itself; ECE the expected calibration error over 15 "
+        "bins. Of the many comparisons one in twenty lies on one side of 0 by chance.",
     ]  # fmt: skip
     if unfinished:
         parts += ["", f"Not finished ({len(unfinished)}): {', '.join(unfinished)}."]

@@ -227,3 +227,14 @@ def test_only_the_marked_parts_of_documents_are_written(modules, monkeypatch, tm
     for key in set(texts) - {("READMES", "zh")}:
         assert texts[key].endswith("\n<!-- end -->\nb\n")
         assert "old\n" not in texts[key]
+
+
+def test_a_task_that_takes_the_rates_of_another_has_held_out_runs_alone(modules):
+    def score(run):
+        return run.rate == 1e-4 if run.split == "validation" else 0.5
+
+    lines = planned(modules, score, tasks=("1000 sentences",), schedules=("full",))
+    runs = {(one["task"], one["split"]) for one in lines}
+    assert runs == {("300 sentences", "validation"), ("1000 sentences", "held out")}
+    assert {one["rate"] for one in lines if one["split"] == "held out"} == {1e-4}
+    assert modules["ablation"].counted(lines) == lines
