@@ -9,9 +9,9 @@
 
 An environment is built when its row runs for the first time, or asks for other packages than then,
 under .matrix/, by uv where this Python has it, else by pip. A row that cannot be built is skipped,
-and says why; one that was asked for by name makes the status 1. A row's
-result is written to docs/versions.json as it ends, so a run that was stopped goes on where it was;
-that of a part of its tests, after further words for pytest, is not. Needs nothing but Python.
+and says why; one that was asked for by name makes the status 1. A row's result is written to
+docs/versions.json as it ends, so a run that was stopped goes on where it was; that of a part of its
+tests, after further words for pytest, is not. Needs nothing but Python.
 """
 
 from __future__ import annotations
