@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
+
+import pytest
 
 import paddle_freeze_callback
 
@@ -54,4 +57,10 @@ def test_everything_that_is_exported_exists_and_is_documented():
     for name in paddle_freeze_callback.__all__:
         thing = getattr(paddle_freeze_callback, name)
         assert isinstance(thing, str) or thing.__doc__
+
+
+@pytest.mark.skipif(
+    not (find_spec("paddlenlp") or find_spec("paddleformers")), reason="no library of a Trainer"
+)
+def test_training_arguments_are_documented():
     assert paddle_freeze_callback.FreezeTrainingArguments.__doc__
