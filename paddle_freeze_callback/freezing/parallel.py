@@ -105,8 +105,10 @@ def unshown(network: nn.Layer, optimizer: Any) -> list[str]:
     def engine(thing: Any) -> str | None:
         kind = type(thing)
         if kind not in by_type:
-            names = [c.__name__ for c in kind.__mro__ if str(c.__module__).startswith("paddle.")]
-            by_type[kind] = next((_ENGINES[name] for name in names if name in _ENGINES), None)
+            named = [c for c in kind.__mro__ if getattr(c, "__name__", None) in _ENGINES]
+            # Of all objects there are, some have a type without __module__; not those of Paddle.
+            ours = [c for c in named if str(getattr(c, "__module__", "")).startswith("paddle.")]
+            by_type[kind] = _ENGINES[ours[0].__name__] if ours else None
         return by_type[kind]
 
     optimizers = optimizer if isinstance(optimizer, list) else [optimizer]

@@ -123,6 +123,22 @@ def test_sharding_around_a_network_is_seen(name, named, monkeypatch):
     assert not any(tensor.stop_gradient for tensor in network.parameters())
 
 
+def test_objects_whose_type_says_nothing_of_itself_are_passed_over(monkeypatch):
+    """As types that are written in C; all objects there are, are looked at."""
+
+    class Silent(type):
+        @property
+        def __module__(cls):
+            raise AttributeError("__module__")
+
+    silent = Silent("GroupShardedStage2", (), {"_layer": None})()
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    network = paddle.nn.Linear(2, 2)
+    silent._layer = network
+    optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
+    assert parallel.unshown(network, optimizer) == []
+
+
 def test_an_optimizer_of_sharding_and_a_mixture_of_experts_are_seen(monkeypatch):
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     network = paddle.nn.Sequential(made_of("MoELayer", paddle.nn.Linear)(2, 2))
