@@ -442,7 +442,7 @@ def part(lines: Sequence[Mapping], language: str) -> str:
 
 
 def said(found: Found, language: str) -> list[str]:
-    """The sentences, a line each; in the READMEs alone."""
+    """The sentences, a line each: all that the READMEs show."""
     return [f"- {pair[language == 'zh']}" for pair in advice(found)]
 
 
