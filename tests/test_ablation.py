@@ -154,6 +154,53 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
     assert len(english) == len(chinese) <= 5
     assert "Not finished" in page  # the other tasks
     assert "`FreezeSchedule()`" in page
+    copied = "| noise | gradual | `FreezeSchedule()` | `0.00032` | +5.0 [5.0, 5.0] |"
+    assert copied in page
+    assert copied.replace("noise", "加噪声") in report.part(found, "zh")
+
+
+def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_intervals(modules):
+    """One schedule takes a second less in every seed; another forgets as often as not."""
+    report = modules["ablation_report"]
+    names, tasks = ("full", "gradual", "BitFit"), ("noise", "10 images")
+    lines = planned(modules, lambda run: 0.5, tasks=tasks, schedules=names, seeds=8)
+    for one in lines:
+        one["seconds"] -= one["schedule"] == "gradual"
+        if one["schedule"] == "BitFit":
+            one["old"] += 0.02 * (-1) ** one["seed"]
+    found = report.by_row(lines)
+    over_fits, faster, keeps = (english for english, _ in report.claims_said(found))
+    assert "so in 0 of 4 comparisons, the opposite in 0, no difference seen in 4" in over_fits
+    assert "so in 2 of 4 comparisons, the opposite in 0, no difference seen in 2" in faster
+    assert faster.endswith("most gradual on 10 images (-1.0 [-1.0, -1.0]).")
+    assert "so in 0 of 4 comparisons" in keeps
+    page = "\n".join(report.claims(found))
+    assert "| gradual | -1.0 [-1.0, -1.0] | -1.0 [-1.0, -1.0] |" in page
+    kept = "no difference seen (+0.0 [-1.5, 1.5])"
+    assert f"| BitFit | {kept} | {kept} |" in page
+    chinese = report.claims_said(found)[1][1]
+    assert "比较 4 次，2 次如此，0 次相反，2 次没有发现差别" in chinese
+    assert "“每类 10 张”上的 gradual（-1.0 [-1.0, -1.0]）" in chinese
+
+
+def test_the_rate_to_copy_is_what_the_optimizer_got(modules):
+    """A slanted triangle, which peaks there."""
+    report = modules["ablation_report"]
+
+    def score(run):
+        return 0.5 if run.split == "validation" else 0.7 + 0.05 * (run.schedule == "ULMFiT")
+
+    lines = planned(modules, score, schedules=("full", "ULMFiT"), seeds=3)
+    page = "\n".join(report.to_copy(report.by_row(lines), {"noise": "noise"}, ("task",)))
+    assert "| `SlantedTriangular(0.001, total_steps)` |" in page
+
+
+def test_nothing_is_said_before_there_are_three_seeds(modules):
+    report = modules["ablation_report"]
+    lines = planned(modules, lambda run: 0.5, seeds=2)
+    found = report.by_row(lines)
+    assert report.advice(found) == report.claims_said(found) == []
+    assert report.leaders(found) == {}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -161,7 +208,7 @@ def test_the_marked_part_of_the_documents_has_a_column_for_each_task(modules, la
     lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
     report = modules["ablation_report"]
     assert list(report.CHINESE) == list(modules["tasks"].TASKS)
-    part = report.part(lines, language)
+    part = report.part(report.by_row(lines), language)
     assert part.splitlines()[2] == "| full | 50.0 (90) | 1.00 |"
 
 
@@ -208,7 +255,7 @@ def test_each_published_row_names_a_schedule_and_tasks_that_are_there(modules):
 
 def test_only_the_marked_parts_of_documents_are_written(modules, monkeypatch, tmp_path):
     report = modules["ablation_report"]
-    lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
+    lines = planned(modules, lambda run: 0.5, tasks=("noise",))
     files = {}
     for kind in ("DOCS", "READMES"):
         for language in ("en", "zh"):
