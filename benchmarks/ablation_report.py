@@ -191,7 +191,9 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("Over-fits less: train - held out, in points", "过拟合更轻（训练减留出，百分点）", gap, -1),
+    Claim(
+        "Over-fits less: train - held out, in points", "过拟合更轻（训练减留出，百分点）", gap, -1
+    ),
     Claim("Faster: seconds of one processor", "更快（单核秒数）", seconds, -1, 1.0),
     Claim("Keeps what it knew: old task, in points", "保留原有能力（旧任务，百分点）", kept, 1),
 )
@@ -536,9 +538,7 @@ def write(lines: Sequence[Mapping]) -> None:
     REPORT.write_text(page(lines), encoding="utf-8")
     found = by_row(lines)
     parts = [(file, part(found, language)) for language, file in DOCS.items()]
-    parts += [
-        (file, "\n".join([*said(found, language), ""])) for language, file in READMES.items()
-    ]
+    parts += [(file, "\n".join([*said(found, language), ""])) for language, file in READMES.items()]
     for file, new in parts:
         text = file.read_text(encoding="utf-8")
         before, mark, after = text.partition(MARK)
