@@ -253,17 +253,21 @@ def missing(
 def left(
     lines: Sequence[dict], tasks: Collection[str], schedules: Collection[str], seeds: int
 ) -> float:
-    """Seconds of one processor that are left, from what runs took; a guess."""
-    per_task = {
-        task: statistics.mean([one["seconds"] for one in lines if one["task"] == task] or [20.0])
-        for task in tasks
-    }
-    total = 0.0
+    """Seconds of one processor that are left, from what runs took; a guess.
+
+    What is known to be missing, and the held-out runs of schedules whose rate is not known yet.
+    """
+    took = {
+        task: statistics.mean([o.get("whole", o["seconds"]) for o in lines if o["task"] == task]
+                              or [30.0])
+        for task in TASKS
+    }  # fmt: skip
+    total = sum(took[run.task] for run in missing(lines, tasks, schedules, seeds))
     for task in tasks:
-        rows = [name for name in schedules if ROWS[name].tried_on(task)]
-        done = len([o for o in lines if o["task"] == task and o["schedule"] in rows])
-        each = (0 if task in RATES_OF else 3.5 * len(validation_seeds(task))) + seeds
-        total += max(len(rows) * each - done, 0) * (per_task[task] + 3)
+        for name in schedules:
+            row = ROWS[name]
+            if row.tried_on(task) and best_rate(row, scores(lines, task, name)) is None:
+                total += seeds * took[task]
     return total
 
 
