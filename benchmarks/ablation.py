@@ -3,7 +3,8 @@
     python benchmarks/ablation.py                         every run that is missing, then the report
     python benchmarks/ablation.py --task noise --jobs 2   only these; several processes at a time
     python benchmarks/ablation.py --report                only the report, from what is there
-    python benchmarks/ablation.py --again 2               two finished runs once more: same numbers?
+    python benchmarks/ablation.py --again 1 2             held-out runs of seeds 1 and 2 once more,
+                                                          from nothing: the same numbers?
 
 First each schedule is trained with three learning rates, half decades apart, or more while the best
 lies at the edge, and with seeds of their own; the rate with the best mean accuracy on validation
@@ -14,6 +15,8 @@ schedules.
 Each run is a process with one thread, and a line of JSON in results/, written when it ends: a
 benchmark that is stopped at any time goes on where it was, on another day or machine. A line holds
 a hash of what produced it; a line with another hash than today's is run again, and not reported.
+"was" in a line is an older hash: the run was kept because a change did not concern it, which runs
+made once more had shown.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ import multiprocessing
 import signal
 import statistics
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
@@ -46,7 +49,9 @@ from multiprocessing.process import BaseProcess as Process
 
 warnings.filterwarnings("ignore")
 
+import numpy as np
 import paddle
+from finetune_sentiment import CACHE
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from schedules import ROWS, Row
@@ -61,6 +66,9 @@ SEEDS = tuple(range(1, 9))
 #: Tasks that take the best rates of another, to save hours.
 RATES_OF = {"1000 sentences": "300 sentences"}
 FIRST_RATES, MOST_RATES = (-0.5, 0.0, 0.5), 6
+PRETRAINED = CACHE / "ablation-resnet18.pdparams"
+#: Of a run's numbers those that depend on the machine's day.
+COSTS = ("seconds", "memory", "whole")
 
 
 # ---------------------------------------------------------------- processes
@@ -87,15 +95,35 @@ def _child(run: Run | None, end: Connection) -> None:
     end.send(None if run is None else results(run))
 
 
-def result_of(run: Run | None, here: Connection, child: Process) -> dict[str, float]:
-    """Wait for its numbers."""
+def result_of(here: Connection, child: Process) -> dict[str, float] | None:
+    """Wait for its numbers; ``None`` if it failed, which it has said itself."""
     try:
         return here.recv()
     except EOFError:
-        child.join()
-        raise SystemExit(f"{run} ended with exit code {child.exitcode}") from None
+        return None
     finally:
         child.join()
+
+
+def in_parallel(
+    todo: Callable[[], Sequence[Run]], jobs: int
+) -> Iterator[tuple[Run, dict[str, float] | None]]:
+    """Runs and their numbers as they end; ``todo`` is asked for more whenever a process is free."""
+    running: dict[Connection, tuple[Run, Process]] = {}
+    try:
+        while True:
+            begun = [run for run, _ in running.values()]
+            for run in [one for one in todo() if one not in begun][: jobs - len(running)]:
+                here, child = start(run)
+                running[here] = run, child
+            if not running:
+                return
+            for here in wait(list(running)):
+                run, child = running.pop(here)
+                yield run, result_of(here, child)
+    finally:
+        for _, child in running.values():
+            child.terminate()
 
 
 # ---------------------------------------------------------------- which runs
@@ -124,14 +152,46 @@ def sources() -> str:
     return total.hexdigest()[:12]
 
 
+@functools.cache
+def weights() -> str:
+    """A hash of what the images' network knew before; another machine may have learnt other ones.
+
+    Computed in a process of its own, so that those that are forked later begin without them.
+    """
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(_weights)
+
+
+def _weights() -> str:
+    total = hashlib.sha256()
+    for name, value in sorted(pretrained(first_weights).items()):
+        total.update(name.encode() + np.ascontiguousarray(value.numpy()).tobytes())
+    return total.hexdigest()[:12]
+
+
 def finished(folder: Path = RESULTS) -> list[dict]:
-    """All results that today's code would give."""
-    lines = [
-        json.loads(line)
-        for file in sorted(folder.glob("*.jsonl"))
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    return [one for one in lines if known(one) and one["code"] == produced_by(run_of(one))]
+    """All results that today's code would give, each run once.
+
+    A line that was cut off, when a machine went down, is left out. Of a run that two machines made
+    the first line counts.
+
+    Raises:
+        SystemExit: if lines of images began with different weights: they are not to be compared.
+    """
+    there: dict[Run, dict] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for text in file.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                print(f"{file.name}: left out a line that is cut off: {text[:60]}", file=sys.stderr)
+                continue
+            if known(line) and line["code"] == produced_by(run_of(line)):
+                there.setdefault(run_of(line), line)
+    seen = {line["weights"]: line["machine"] for line in there.values() if line.get("weights")}
+    if len(seen) > 1:
+        raise SystemExit(f"results began with different weights, those of {seen}; keep one's lines")
+    return list(there.values())
 
 
 def known(line: dict) -> bool:
@@ -275,13 +335,16 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
     """Write a result to the end of its file."""
     line = {
         **asdict(run), **numbers, "code": produced_by(run), "package": __version__,
-        "sources": sources(), "paddle": paddle.__version__, "paddlenlp": version("paddlenlp"),
+        "sources": sources(), "weights": "" if "sentences" in run.task else weights(),
+        "paddle": paddle.__version__, "paddlenlp": version("paddlenlp"),
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "day": datetime.date.today().isoformat(),
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
-    with (folder / f"{run.task.replace(' ', '-')}.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    path = folder / f"{run.task.replace(' ', '-')}.jsonl"
+    cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * cut_off + json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return line
@@ -290,61 +353,72 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
 # ---------------------------------------------------------------- all of them
 
 
-def _prepare() -> None:
-    """Fetch and make what all runs begin with."""
-    result_of(None, *start(None))
+def _prepare(lines: Iterable[dict]) -> None:
+    """Fetch and make what all runs begin with; those of other weights are not gone on with."""
     fetch_digits()
+    if result_of(*start(None)) is None:
+        raise SystemExit("the network that all images begin with could not be made")
+    others = {
+        one["machine"] for one in lines if one.get("weights", weights()) not in ("", weights())
+    }
+    if others:
+        raise SystemExit(
+            f"this machine's pretrained network is not that of {', '.join(others)}: go on there, "
+            f"copy {PRETRAINED} from it, or move the results of images away"
+        )
 
 
-def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: int) -> None:
-    """Do what is missing, a line of progress meanwhile."""
-    _prepare()
+def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: int) -> list[Run]:
+    """Do what is missing, a line of progress meanwhile. Those that failed."""
     lines = finished()
+    _prepare(lines)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )  # fmt: skip
-    running: dict[Connection, tuple[Run, Process]] = {}
+    failed: list[Run] = []
+
+    def todo() -> list[Run]:
+        needed = [one for one in missing(lines, tasks, schedules, seeds) if one not in failed]
+        hours = left(lines, tasks, schedules, seeds) / jobs / 3600
+        total, rest = len(lines) + len(needed), f"about {hours:.1f} hours left"
+        progress.update(shown, completed=len(lines), total=total, left=rest)
+        return needed
+
     with Progress(*columns) as progress:
         shown = progress.add_task("ablation", total=None, left="")
-        try:
-            while True:
-                begun = [run for run, _ in running.values()]
-                needed = missing(lines, tasks, schedules, seeds)
-                todo = [run for run in needed if run not in begun]
-                for run in todo[: jobs - len(running)]:
-                    here, child = start(run)
-                    running[here] = run, child
-                hours = left(lines, tasks, schedules, seeds) / jobs / 3600
-                total = len(lines) + len(needed)
-                rest = f"about {hours:.1f} hours left"
-                progress.update(shown, completed=len(lines), total=total, left=rest)
-                if not running:
-                    return
-                for here in wait(list(running)):
-                    run, child = running.pop(here)
-                    numbers = result_of(run, here, child)
-                    lines.append(keep(run, numbers))
-                    progress.console.print(
-                        f"{run.task}: {run.schedule}, rate {run.rate:g}, seed {run.seed}, "
-                        f"{run.split}: {numbers['accuracy']:.3f} in {numbers['seconds']:.0f} s"
-                    )
-        finally:
-            for _, child in running.values():
-                child.terminate()
+        for run, numbers in in_parallel(todo, jobs):
+            if numbers is None:
+                failed.append(run)
+                continue
+            lines.append(keep(run, numbers))
+            progress.console.print(
+                f"{run.task}: {run.schedule}, rate {run.rate:g}, seed {run.seed}, "
+                f"{run.split}: {numbers['accuracy']:.3f} in {numbers['seconds']:.0f} s"
+            )
+    return failed
 
 
-def again(number: int) -> int:
-    """Do finished runs once more; the numbers must be the same. How many were not."""
-    _prepare()
-    lines = [one for one in counted(finished()) if one["split"] == "held out"]
-    wrong = 0
-    for line in lines[:: max(len(lines) // number, 1)][:number]:
-        run = run_of(line)
-        now = result_of(run, *start(run))
-        differ = [n for n in now if n not in ("seconds", "memory") and now[n] != line[n]]
-        print(run, "differs in " + ", ".join(differ) if differ else "gives the same")
+def again(
+    seeds: Collection[int], tasks: Collection[str], schedules: Collection[str], jobs: int
+) -> int:
+    """Do held-out runs of these seeds once more, from nothing. How many gave other numbers."""
+    lines = finished()
+    PRETRAINED.unlink(missing_ok=True)
+    _prepare(lines)
+    print("the pretrained network of all images was made anew")
+    left = {
+        run_of(one): one for one in counted(lines)
+        if one["split"] == "held out" and one["seed"] in seeds
+        and one["task"] in tasks and one["schedule"] in schedules
+    }  # fmt: skip
+    number, wrong = len(left), 0
+    for run, now in in_parallel(lambda: list(left), jobs):
+        line = left.pop(run)
+        differ = [n for n in now or line if n not in COSTS and (now or {}).get(n) != line.get(n)]
+        print(run, "differs in " + ", ".join(differ) if differ else "gives the same", flush=True)
         wrong += bool(differ)
+    print(f"{number - wrong} of {number} gave the same numbers")
     return wrong
 
 
@@ -356,18 +430,25 @@ def main() -> None:
                         help=f"only these of: {', '.join(TASKS)}")  # fmt: skip
     parser.add_argument("--schedule", nargs="+", default=list(ROWS), choices=ROWS,
                         metavar="SCHEDULE", help=f"only these of: {', '.join(ROWS)}")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="so many, not all")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N",
+                        choices=range(1, len(SEEDS) + 1),
+                        help=f"so many of {len(SEEDS)} held-out seeds")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--report", action="store_true", help="only write the report")
-    parser.add_argument("--again", type=int, metavar="N", help="only do so many runs once more")
+    parser.add_argument("--again", type=int, nargs="+", choices=SEEDS, metavar="SEED",
+                        help="only do the held-out runs of these seeds once more")  # fmt: skip
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # children end, too
     if options.again:
-        raise SystemExit(again(options.again))
+        raise SystemExit(again(options.again, options.task, options.schedule, options.jobs))
+    failed = []
     if not options.report:
-        run_all(options.task, options.schedule, options.seeds, options.jobs)
+        failed = run_all(options.task, options.schedule, options.seeds, options.jobs)
     import ablation_report
 
     ablation_report.write(counted(finished()))
+    if failed:
+        raise SystemExit("these failed:\n" + "\n".join(map(str, failed)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "examples"))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = ("schedules", "tasks", "training", "ablation", "ablation_report")
-    return {name: importlib.import_module(name) for name in names}
+    found = {name: importlib.import_module(name) for name in names}
+    monkeypatch.setattr(found["ablation"], "weights", lambda: "made here")
+    return found
 
 
 NETWORKS = {
@@ -45,14 +48,71 @@ def test_the_code_that_is_printed_trains(modules, name, kind):
     paddle.seed(1)
     network, data = make(), (inputs, np.arange(8) % 2)
     before = {key: value.numpy() for key, value in network.state_dict().items()}
+    task = {"images": "10 images", "text": "300 sentences"}[kind]
     modules["training"].train(
-        network, data, row, epochs=10, rate=1e-2, seed=0, validation=data,
+        network, data, row, task, epochs=10, rate=1e-2, seed=0, validation=data,
     )  # fmt: skip
     moved = [k for k, v in network.state_dict().items() if not np.array_equal(v.numpy(), before[k])]
     assert moved
     found = modules["training"].judged(network, data)
     assert 0 <= found["accuracy"] <= 1
     assert 0 <= found["ece"] <= 1
+
+
+CACHED = ["head only", "LP-FT", "gradual", "ULMFiT", "chain-thaw"]
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_with_the_cache_images_get_the_numbers_that_they_get_without(modules, name):
+    schedules = modules["schedules"]
+    cached = schedules.ROWS[name].code_on("10 images")
+    without = cached.replace(', cache="memory"', "").replace('cache="memory"', "")
+    assert without != cached
+    ends = []
+    for code in (cached, without):
+        row = schedules.Row(code, rate=schedules.ROWS[name].rate)
+        paddle.seed(1)
+        network, inputs = conv_net(), NETWORKS["images"][1]
+        modules["training"].train(
+            network, (inputs, np.arange(8) % 2), row, "10 images", epochs=16, rate=1e-2, seed=0
+        )
+        ends.append({key: value.numpy() for key, value in network.state_dict().items()})
+    assert all(np.array_equal(value, ends[1][key]) for key, value in ends[0].items())
+
+
+def test_rows_without_a_cache_on_images_have_no_long_frozen_prefix(modules):
+    rows = modules["schedules"].ROWS
+    assert [name for name, row in rows.items() if "cache" in row.code_on("noise")] == CACHED
+
+
+@pytest.mark.parametrize(
+    ("task", "steps"), [("300 sentences", 19), ("1000 sentences", 63), ("10 images", 3),
+                        ("50 images", 16), ("noise", 6)],
+)  # fmt: skip
+def test_every_schedule_opens_all_that_it_announces_within_the_run(modules, task, steps):
+    """ULMFiT by the epoch would have opened one stage of three in two epochs."""
+    epochs = modules["tasks"].TASKS[task].epochs
+    network = tiny_bert() if "sentences" in task else conv_net()
+    for name, row in modules["schedules"].ROWS.items():
+        if row.tried_on(task) and name not in ("head only", "BitFit", "bottom only"):
+            shown = row.schedule(task).preview(network, epochs=epochs, steps_per_epoch=steps)
+            assert not re.search(r"never +x", str(shown)), name
+
+
+def test_no_batch_is_smaller_than_half_of_one(modules):
+    ends = modules["training"].batch_ends
+    for samples in range(1, 200):
+        sizes = np.diff([0, *ends(samples)])
+        assert sizes.sum() == samples
+        assert len(sizes) == 1 or sizes.min() >= 8
+        assert sizes.max() < 24
+
+
+def test_no_seed_is_that_of_the_pretrained_network(modules):
+    """A new head would begin as the old one did."""
+    assert 0 not in modules["ablation"].SEEDS
+    assert len(modules["ablation"].SEEDS) == 8
 
 
 def test_every_schedule_is_there(modules):
@@ -100,8 +160,8 @@ def test_rates_are_tried_until_the_best_lies_inside_and_held_out_runs_use_it(mod
     held_out = [one for one in lines if one["split"] == "held out"]
     assert len(rates) == tried
     assert {one["rate"] for one in held_out} == {min(rates, key=lambda r: abs(np.log10(r / best)))}
-    assert [one["seed"] for one in held_out] == [0, 1, 2]
-    assert {one["seed"] for one in lines if one["split"] == "validation"} == {100, 101, 102, 103}
+    assert [one["seed"] for one in held_out] == [1, 2, 3]
+    assert {o["seed"] for o in lines if o["split"] == "validation"} == set(range(100, 108))
 
 
 def test_of_equal_rates_the_usual_one_is_kept(modules):
@@ -126,6 +186,90 @@ def test_results_are_kept_line_by_line_and_those_of_other_code_do_not_count(modu
     assert ablation.finished(tmp_path) == lines
     file.write_text(json.dumps({**lines[0], "code": "other"}) + "\n" + json.dumps(lines[1]) + "\n")
     assert ablation.finished(tmp_path) == lines[1:]
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_the_next_begins_a_new_one(
+    modules, tmp_path, capsys
+):
+    ablation = modules["ablation"]
+    runs = [modules["training"].Run("noise", "full", 1e-3, seed, "held out") for seed in (1, 2)]
+    first = ablation.keep(runs[0], {"accuracy": 0.5}, tmp_path)
+    (file,) = tmp_path.iterdir()
+    with file.open("a") as end:
+        end.write('{"task": "noi')
+    second = ablation.keep(runs[1], {"accuracy": 0.6}, tmp_path)
+    assert ablation.finished(tmp_path) == [first, second]
+    assert 'noise.jsonl: left out a line that is cut off: {"task": "noi' in capsys.readouterr().err
+
+
+def test_of_a_run_that_two_machines_made_the_first_line_counts(modules, tmp_path):
+    ablation = modules["ablation"]
+    run = modules["training"].Run("noise", "full", 1e-3, 1, "held out")
+    first = ablation.keep(run, {"accuracy": 0.5}, tmp_path)
+    ablation.keep(run, {"accuracy": 0.6}, tmp_path)
+    assert ablation.finished(tmp_path) == [first]
+
+
+def test_results_that_began_with_different_weights_are_not_compared(modules, tmp_path, monkeypatch):
+    ablation, run = modules["ablation"], modules["training"].Run
+    first = ablation.keep(run("noise", "full", 1e-3, 1, "held out"), {"accuracy": 0.5}, tmp_path)
+    monkeypatch.setattr(ablation, "weights", lambda: "made there")
+    monkeypatch.setattr(ablation, "fetch_digits", lambda: None)
+    monkeypatch.setattr(ablation, "start", lambda run: (None, None))
+    monkeypatch.setattr(ablation, "result_of", lambda here, child: {})
+    with pytest.raises(SystemExit, match="this machine's pretrained network is not that of"):
+        ablation._prepare([first])
+    ablation._prepare([{**first, "weights": ""}, {k: first[k] for k in first if k != "weights"}])
+    ablation.keep(run("noise", "full", 1e-3, 2, "held out"), {"accuracy": 0.5}, tmp_path)
+    with pytest.raises(SystemExit, match="results began with different weights"):
+        ablation.finished(tmp_path)
+
+
+def test_runs_come_as_they_end_and_one_that_fails_stops_no_other(modules, monkeypatch, capfd):
+    ablation, run_of = modules["ablation"], modules["training"].Run
+
+    def results(run):
+        if run.seed == 2:
+            raise RuntimeError("out of luck")
+        return {"accuracy": float(run.seed)}
+
+    monkeypatch.setattr(ablation, "results", results)
+    left = [run_of("noise", "full", 1e-3, seed, "held out") for seed in (1, 2, 3)]
+    found = {}
+    for run, numbers in ablation.in_parallel(lambda: list(left), 2):
+        left.remove(run)
+        found[run.seed] = numbers
+    assert found == {1: {"accuracy": 1.0}, 2: None, 3: {"accuracy": 3.0}}
+    assert "out of luck" in capfd.readouterr().err
+
+
+def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
+    modules, monkeypatch, capsys, tmp_path
+):
+    ablation, run_of = modules["ablation"], modules["training"].Run
+    lines = planned(modules, lambda run: 0.5, schedules=("full",))
+    monkeypatch.setattr(ablation, "finished", lambda: lines)
+    monkeypatch.setattr(ablation, "_prepare", lambda lines: None)
+    monkeypatch.setattr(ablation, "PRETRAINED", tmp_path / "weights")
+
+    def results(run):
+        same = {k: lines[-1][k] for k in ("accuracy", "loss", "ece", "train", "old_before", "old")}
+        return {**same, "loss": 1.0 + (run.seed == 2), "seconds": 99.0}
+
+    monkeypatch.setattr(ablation, "results", results)
+    assert ablation.again([1, 2], ["noise"], ["full"], 1) == 1
+    said = capsys.readouterr().out
+    assert f"{run_of('noise', 'full', 3.2e-4, 1, 'held out')} gives the same" in said
+    assert "differs in loss" in said
+    assert "1 of 2 gave the same numbers" in said
+
+
+@pytest.mark.parametrize("words", [["--seeds", "9"], ["--again", "0"], ["--task", "nois"]])
+def test_seeds_and_tasks_that_are_not_there_are_refused(modules, monkeypatch, capsys, words):
+    monkeypatch.setattr("sys.argv", ["ablation.py", *words])
+    with pytest.raises(SystemExit):
+        modules["ablation"].main()
+    assert f"argument {words[0]}: invalid choice" in capsys.readouterr().err
 
 
 def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(modules):
@@ -153,8 +297,9 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
     assert "Behind on every task: BitFit." in english
     assert len(english) == len(chinese) <= 5
     assert "Not finished" in page  # the other tasks
-    assert "`FreezeSchedule()`" in page
-    copied = "| noise | gradual | `FreezeSchedule()` | `0.00032` | +5.0 [5.0, 5.0] |"
+    copied = (
+        '| noise | gradual | `FreezeSchedule(cache="memory")` | `0.00032` | +5.0 [5.0, 5.0] |  |'
+    )
     assert copied in page
     assert copied.replace("noise", "加噪声") in report.part(found, "zh")
 
@@ -170,17 +315,22 @@ def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_inter
             one["old"] += 0.02 * (-1) ** one["seed"]
     found = report.by_row(lines)
     over_fits, faster, keeps = (english for english, _ in report.claims_said(found))
-    assert "so in 0 of 4 comparisons, the opposite in 0, no difference seen in 4" in over_fits
-    assert "so in 2 of 4 comparisons, the opposite in 0, no difference seen in 2" in faster
-    assert faster.endswith("most gradual on 10 images (-1.0 [-1.0, -1.0]).")
+    assert (
+        "so in 0 of 4 comparisons with full, the opposite in 0, no difference seen in 4"
+        in over_fits
+    )
+    assert (
+        "so in 2 of 4 comparisons with full, the opposite in 0, no difference seen in 2" in faster
+    )
+    assert faster.endswith("most gradual on 10 images (-50.0 [-50.0, -50.0]).")
     assert "so in 0 of 4 comparisons" in keeps
     page = "\n".join(report.claims(found))
-    assert "| gradual | -1.0 [-1.0, -1.0] | -1.0 [-1.0, -1.0] |" in page
+    assert "| gradual | -50.0 [-50.0, -50.0] | -50.0 [-50.0, -50.0] |" in page
     kept = "no difference seen (+0.0 [-1.5, 1.5])"
     assert f"| BitFit | {kept} | {kept} |" in page
     chinese = report.claims_said(found)[1][1]
     assert "比较 4 次，2 次如此，0 次相反，2 次没有发现差别" in chinese
-    assert "“每类 10 张”上的 gradual（-1.0 [-1.0, -1.0]）" in chinese
+    assert "“每类 10 张”上的 gradual（-50.0 [-50.0, -50.0]）" in chinese
 
 
 def test_the_rate_to_copy_is_what_the_optimizer_got(modules):
@@ -222,28 +372,25 @@ def test_a_held_out_run_at_a_rate_that_is_no_more_the_best_does_not_count(module
     assert ablation.counted([*lines, old]) == lines
 
 
-def test_published_numbers_are_set_beside_intervals(modules):
+def test_published_numbers_are_set_beside_intervals_value_by_value(modules):
     report = modules["ablation_report"]
-    better = report.Difference([0.8, 0.8, 0.8], [0.7, 0.7, 0.7])
-    none = report.Difference([0.8, 0.7, 0.7], [0.7, 0.7, 0.8])
-    words = {
-        (one, said): report.verdict(each, said).partition(",")[0]
-        for one, each in (("better", better), ("none", none)) for said in (1, 0, -1)
-    }  # fmt: skip
-    assert words == {
-        ("better", 1): "agrees", ("better", 0): "better here", ("better", -1): "the opposite",
-        ("none", 1): "not seen", ("none", 0): "agrees", ("none", -1): "not seen",
-    }  # fmt: skip
 
     def score(run):
         return 0.5 if run.split == "validation" else 0.7 + 0.05 * (run.schedule == "LP-FT")
 
-    names = ("full", "LP-FT", "head only")
+    names = ("full", "LP-FT", "head only", "LISA")
     lines = planned(modules, score, tasks=("10 images",), schedules=names, seeds=8)
     page = "\n".join(report.beside_published(report.by_row(lines)))
-    assert "| +0.6 | LP-FT | 10 images: agrees, +5.0 [5.0, 5.0] |" in page
-    assert "| -2.2 | head only | 10 images: not seen, +0.0 [0.0, 0.0] |" in page
-    assert "IMDb" not in page.partition("| --- |")[2]  # nothing to set beside
+    both = "as data like those trained on, shifted data"
+    assert f"| LP-FT | 10 images: +5.0 [5.0, 5.0], {both} |" in page
+    assert "| head only | 10 images: no difference seen (+0.0 [0.0, 0.0]) |" in page
+    assert "data like those trained on -2.2, shifted data +6.9 points" in page
+    assert "IMDb" not in page  # nothing to set beside
+
+
+def test_what_the_table_says_of_ulmfit_is_the_difference_of_the_errors_it_quotes(modules):
+    (row,) = (o for o in modules["ablation_report"].PUBLISHED if o.name == "ULMFiT")
+    assert row.values == {"IMDb": 1.87, "TREC-6": 1.17, "AG": 0.43}
 
 
 def test_each_published_row_names_a_schedule_and_tasks_that_are_there(modules):
@@ -263,17 +410,20 @@ def test_only_the_marked_parts_of_documents_are_written(modules, monkeypatch, tm
             file.write_text("a\n<!-- ablation -->\nold\n<!-- end -->\nb\n", encoding="utf-8")
         both = {language: files[kind, language] for language in ("en", "zh")}
         monkeypatch.setattr(report, kind, both)
-    files["READMES", "zh"].write_text("no marks\n", encoding="utf-8")
     monkeypatch.setattr(report, "REPORT", tmp_path / "ABLATION.md")
     report.write(lines)
     texts = {key: file.read_text(encoding="utf-8") for key, file in files.items()}
-    assert texts["READMES", "zh"] == "no marks\n"
     said = "- No schedule was seen to be more accurate than training everything from the start"
     assert texts["READMES", "en"].startswith(f"a\n<!-- ablation -->\n{said}")
     assert "| full | 50.0 (90) | 1.00 |" in texts["DOCS", "zh"]
-    for key in set(texts) - {("READMES", "zh")}:
-        assert texts[key].endswith("\n<!-- end -->\nb\n")
-        assert "old\n" not in texts[key]
+    for text in texts.values():
+        assert text.startswith("a\n<!-- ablation -->\n")
+        assert text.endswith("\n<!-- end -->\nb\n")
+        assert "old\n" not in text
+    files["READMES", "zh"].write_text("a\n<!-- ablation -->\nb\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no lines <!-- ablation --> and <!-- end -->"):
+        report.write(lines)
+    assert files["READMES", "zh"].read_text() == "a\n<!-- ablation -->\nb\n"
 
 
 def test_a_task_that_takes_the_rates_of_another_has_held_out_runs_alone(modules):
