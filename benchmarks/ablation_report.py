@@ -276,6 +276,25 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
     return sentences
 
 
+def rates_of_full(lines: Sequence[Mapping]) -> list[str]:
+    """What another rate would have left of the old task: on validation data, for each rate."""
+    of_full = [o for o in lines if (o["schedule"], o["split"]) == (FULL, "validation")]
+    tasks = [task for task in TASKS if any(one["task"] == task for one in of_full)]
+    rows = []
+    for rate in sorted({one["rate"] for one in of_full}):
+        cells = []
+        for task in tasks:
+            there = [one for one in of_full if (one["task"], one["rate"]) == (task, rate)]
+            both = (100 * statistics.mean(map(what, there)) for what in (accuracy, kept) if there)
+            cells.append("{:.1f} ({:.0f})".format(*both) if there else "")
+        rows.append([f"{rate:g}", *cells])
+    return [
+        "Rates were chosen for accuracy alone, and what is left of the old task hangs on them: "
+        "`full` on validation data by its rate, in brackets what was left.", "",
+        *table(["rate of full", *tasks], rows),
+    ]  # fmt: skip
+
+
 def leaders(found: Found) -> dict[str, str]:
     """By task the schedule that is ahead of ``full`` by most; ``full`` where none is."""
     best = {}
@@ -590,7 +609,8 @@ def page(lines: Sequence[Mapping]) -> str:
     for name, task in TASKS.items():
         if (name, FULL) in found:
             parts += ["", f"## {name}: {task.title}", "", *of_task(found, name)]
-    parts += ["", "## Three claims about freezing first", *claims(found), ""]
+    parts += ["", "## Three claims about freezing first", *claims(found), "",
+              *rates_of_full(lines), ""]  # fmt: skip
     parts += beside_published(found)
     return "\n".join(parts)
 

@@ -345,6 +345,16 @@ def test_the_rate_to_copy_is_what_the_optimizer_got(modules):
     assert "| `SlantedTriangular(0.001, total_steps)` |" in page
 
 
+def test_what_full_keeps_at_other_rates_is_shown_beside_the_claim(modules):
+    lines = planned(modules, lambda run: 0.5, schedules=("full",))
+    for one in lines:
+        one["old"] = 0.5 if one["rate"] == 1e-3 else 0.9
+    shown = modules["ablation_report"].rates_of_full(lines)
+    assert shown[-3:] == [
+        "| 0.0001 | 50.0 (90) |", "| 0.00032 | 50.0 (90) |", "| 0.001 | 50.0 (50) |"
+    ]  # fmt: skip
+
+
 def test_nothing_is_said_before_there_are_three_seeds(modules):
     report = modules["ablation_report"]
     lines = planned(modules, lambda run: 0.5, seeds=2)
