@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from published import PUBLISHED, TEXT
+from published import PUBLISHED
 from schedules import PLAIN, ROWS
 from scipy import stats
 from tasks import TASKS
@@ -457,19 +457,12 @@ def beside_published(found: Found) -> list[str]:
         ]  # fmt: skip
         if here:
             values = ", ".join(f"{data} {value:+g}" for data, value in one.values.items())
-            rows.append([one.source, one.compared, f"{values} {one.unit}", one.name,
-                         "; ".join(here)])  # fmt: skip
-    lisa = [
-        f"on {task} {judged_text(seen)}" for task in TEXT
-        if (seen := difference(found, task, "LISA", accuracy))
-    ]  # fmt: skip
+            values = f"{values} {one.unit}" if values else "-"
+            rows.append([one.source, one.compared, values, one.name, "; ".join(here)])
     return [
         "## Beside what others published", "",
         "Differences to training everything, and which of them has the sign that is seen here. "
-        "Networks, data and numbers of samples are others; a published value has no interval."
-        + (" LISA (Pan et al. 2024) reports in its abstract to be on par with full parameter "
-           "tuning or above it, and 10 to 35 % above LoRA on MT-Bench; here it was "
-           f"{' and '.join(lisa)}, and LoRA was not tried." if lisa else ""), "",
+        "Networks, data and numbers of samples are others; a published value has no interval.", "",
         *table(["source", "published", "difference", "here", "what is seen here"], rows), "",
     ]  # fmt: skip
 
