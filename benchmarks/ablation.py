@@ -92,7 +92,7 @@ def _child(run: Run | None, end: Connection) -> None:
     logging.disable(logging.WARNING)
     if run is None:
         pretrained(first_weights)
-    end.send(None if run is None else results(run))
+    end.send({} if run is None else results(run))
 
 
 def result_of(here: Connection, child: Process) -> dict[str, float] | None:

@@ -8,7 +8,7 @@ Every sentence here follows from an interval: what spans 0 is called no differen
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -340,7 +340,7 @@ def _named(found: Found, tasks: Sequence[str], signs: Callable[[Difference], boo
     return names
 
 
-def quoted(tasks: Sequence[str]) -> str:
+def quoted(tasks: Iterable[str]) -> str:
     """Tasks in a Chinese sentence."""
     return "、".join(f"“{CHINESE[task]}”" for task in tasks)
 
@@ -359,7 +359,7 @@ def advice(found: Found) -> list[tuple[str, str]]:
             better = sum(one.sign > 0 for one in each)
             ahead.append((
                 f"on {task} {better} of {len(each)} schedules, most {name} ({most.text()})",
-                f"“{CHINESE[task]}”上{len(each)} 种策略中的 {better} 种，领先最多的是 {name}"
+                f"“{CHINESE[task]}”上 {len(each)} 种策略中的 {better} 种，领先最多的是 {name}"
                 f"（{most.text()}）",
             ))  # fmt: skip
     sentences = []
@@ -486,11 +486,6 @@ def page(lines: Sequence[Mapping]) -> str:
         if next(iter(seeds.values()))["rate"] in edges(lines, task, name)
     ]  # fmt: skip
     edge = f"still there: {', '.join(at_edge)}" if at_edge else "nowhere still there"
-    unfinished = {
-        task: few for task in TASKS
-        if (few := [name for name, row in ROWS.items()
-                    if row.tried_on(task) and len(found.get((task, name), {})) < ALL_SEEDS])
-    }  # fmt: skip
     parts = [
         "# Which schedule helps?", "",
         "Written by `make ablation` from the lines in `benchmarks/results`; the first lines of "
@@ -521,10 +516,10 @@ def page(lines: Sequence[Mapping]) -> str:
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
         "and with the encoder's own pooler.",
     ]  # fmt: skip
-    if unfinished:
+    if few := unfinished(found):
         named = (
-            f"{task} ({'nothing yet' if (task, FULL) not in found else ', '.join(few)})"
-            for task, few in unfinished.items()
+            f"{task} ({', '.join(names) if (task, FULL) in found else 'nothing yet'})"
+            for task, names in few.items()
         )
         parts += ["", f"**Not finished:** {'; '.join(named)}."]
     parts += ["", "## All in one", "",
@@ -548,6 +543,15 @@ def page(lines: Sequence[Mapping]) -> str:
               *rates_of_full(lines), ""]  # fmt: skip
     parts += beside_published(found)
     return "\n".join(parts)
+
+
+def unfinished(found: Found) -> dict[str, list[str]]:
+    """By task the schedules that lack seeds."""
+    return {
+        task: few for task in TASKS
+        if (few := [name for name, row in ROWS.items()
+                    if row.tried_on(task) and len(found.get((task, name), {})) < ALL_SEEDS])
+    }  # fmt: skip
 
 
 def edges(lines: Sequence[Mapping], task: str, name: str) -> set[float]:
@@ -584,6 +588,9 @@ def part(found: Found, language: str) -> str:
     parts = [*summary(found, heads, rest), "", *tasks, "", *said(found, language), ""]
     parts += [*to_copy(found, heads, COPIED[language]), ""]
     parts += [f"- {pair[chinese]}" for pair in claims_said(found)]
+    if few := unfinished(found):
+        named = quoted(few) if chinese else ", ".join(few)
+        parts += ["", f"尚未完成：{named}。" if chinese else f"Not finished: {named}."]
     return "\n".join([*parts, "", *codes, ""])
 
 

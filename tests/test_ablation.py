@@ -243,6 +243,21 @@ def test_runs_come_as_they_end_and_one_that_fails_stops_no_other(modules, monkey
     assert "out of luck" in capfd.readouterr().err
 
 
+def test_the_pretrained_network_is_made_before_the_runs_and_must_be(modules, monkeypatch, capfd):
+    ablation = modules["ablation"]
+    monkeypatch.setattr(ablation, "fetch_digits", lambda: None)
+    monkeypatch.setattr(ablation, "pretrained", lambda train: {})
+    ablation._prepare([])
+
+    def pretrained(train):
+        raise RuntimeError("no digits")
+
+    monkeypatch.setattr(ablation, "pretrained", pretrained)
+    with pytest.raises(SystemExit, match="that all images begin with could not be made"):
+        ablation._prepare([])
+    assert "no digits" in capfd.readouterr().err
+
+
 def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     modules, monkeypatch, capsys, tmp_path
 ):
@@ -445,3 +460,19 @@ def test_a_task_that_takes_the_rates_of_another_has_held_out_runs_alone(modules)
     assert runs == {("300 sentences", "validation"), ("1000 sentences", "held out")}
     assert {one["rate"] for one in lines if one["split"] == "held out"} == {1e-4}
     assert modules["ablation"].counted(lines) == lines
+
+
+def test_the_documents_say_what_the_results_say(modules):
+    """Else: ``python benchmarks/ablation.py --report``, or the whole of it after other code."""
+    ablation, report = modules["ablation"], modules["ablation_report"]
+    lines = ablation.counted(ablation.finished())
+    found = report.by_row(lines)
+    assert report.REPORT.read_text(encoding="utf-8") == report.page(lines)
+    for language in ("en", "zh"):
+        for files, wanted in (
+            (report.DOCS, report.part(found, language)),
+            (report.READMES, "\n".join([*report.said(found, language), ""])),
+        ):
+            text = files[language].read_text(encoding="utf-8")
+            assert text.partition(report.MARK)[2].partition(report.END)[0] == wanted
+    assert len(report.said(found, "en")) <= 5

@@ -276,7 +276,7 @@ def test_counts_and_measured_numbers_are_those_of_the_page_that_is_written_by_a_
     assert set(re.findall(r"(\d+) (?:networks|个网络)", text_of(f"README{ending}"))) == {networks}
     measured = text_of("benchmarks/ABLATION.md")
     rows = re.findall(r"^\| .*\(\d+\) \|.*$", text_of(f"docs/choosing{ending}"), re.MULTILINE)
-    assert len(rows) == 8
+    assert len(rows) > 10
     assert [row for row in rows if row.split("|", 2)[2] not in measured] == []
 
 
