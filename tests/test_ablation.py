@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import re
@@ -460,6 +461,12 @@ def test_a_task_that_takes_the_rates_of_another_has_held_out_runs_alone(modules)
     assert runs == {("300 sentences", "validation"), ("1000 sentences", "held out")}
     assert {one["rate"] for one in lines if one["split"] == "held out"} == {1e-4}
     assert modules["ablation"].counted(lines) == lines
+
+
+@pytest.mark.parametrize("name", ["ablation", "ablation_report", "training"])
+def test_the_examples_in_docstrings_hold(modules, name):
+    found = doctest.testmod(modules[name])
+    assert (found.failed, found.attempted > 0) == (0, True)
 
 
 def test_the_documents_say_what_the_results_say(modules):
