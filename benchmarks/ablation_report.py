@@ -40,9 +40,9 @@ COPIED = {
         "code",
         "learning rate",
         "difference to full",
-        "not told apart from it",
+        "not told apart from it (time)",
     ),
-    "zh": ("任务", "领先最多", "代码", "学习率", "与 full 之差", "与它没有发现差别的"),
+    "zh": ("任务", "领先最多", "代码", "学习率", "与 full 之差", "与它没有发现差别的（耗时）"),
 }
 FULL = "full"
 ALL_SEEDS = 8
@@ -308,20 +308,24 @@ def leaders(found: Found) -> dict[str, str]:
 
 
 def to_copy(found: Found, heads: Mapping[str, str], titles: Sequence[str]) -> list[str]:
-    """The best row of each task, with the rate that it had, and those as good as far as is seen."""
+    """The best row of each task, with the rate that it had, and those as good as far as is seen.
+
+    The cheapest of them first.
+    """
     rows = []
     for task, name in leaders(found).items():
         rate = next(iter(found[task, name].values()))["rate"]
         given = f"`{ROWS[name].rate.replace('rate', f'{rate:g}')}`"
         one = difference(found, task, name, accuracy)
-        equal = [
-            other for other in ROWS
+        equal = {
+            other: time_share(found, task, other) for other in ROWS
             if other != name and (to := between(found, task, other, name, accuracy))
             and to.sign == 0
-        ]  # fmt: skip
+        }  # fmt: skip
+        cheapest_first = sorted(equal, key=lambda name: equal[name] or 1.0)
         rows.append([
             heads[task], name, f"`{ROWS[name].code_on(task)}`", given, one.text() if one else "",
-            ", ".join(equal),
+            ", ".join(f"{o} ({equal[o]:.2f})" if equal[o] else o for o in cheapest_first),
         ])  # fmt: skip
     return table(titles, rows)
 
