@@ -388,11 +388,8 @@ def advice(found: Found) -> list[tuple[str, str]]:
             if None not in (each := [time_share(found, task, name) for task in tasks])
         }  # fmt: skip
         cheapest = min(shares, key=lambda name: shares[name], default=None)
-        names = ", ".join(no_worse)
-        english, chinese = (
-            f"On no task seen behind it: {names}",
-            (f"在任何任务上都没有发现落后的有：{'、'.join(no_worse)}"),
-        )
+        english = f"On no task seen behind it: {', '.join(no_worse)}"
+        chinese = f"在任何任务上都没有发现落后的有：{'、'.join(no_worse)}"
         if cheapest:
             percent = f"{100 * shares[cheapest]:.0f} %"
             english += f"; the cheapest of them is {cheapest}, at {percent} of the time"
@@ -483,7 +480,10 @@ def page(lines: Sequence[Mapping]) -> str:
     held_out = [one for one in lines if one["split"] == "held out"]
     tried = ", ".join(
         f"{len(seeds)} on {task}" for task in TASKS
-        if (seeds := {o["seed"] for o in lines if (o["task"], o["split"]) == (task, "validation")})
+        if (seeds := {
+            one["seed"] for one in lines if (one["task"], one["split"]) == (task, "validation")
+            and one["schedule"] != FULL
+        })
     )  # fmt: skip
     at_edge = [
         f"{name} on {task}" for (task, name), seeds in found.items()
