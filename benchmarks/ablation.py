@@ -49,8 +49,10 @@ from multiprocessing.process import BaseProcess as Process
 
 warnings.filterwarnings("ignore")
 
+import ablation_report
 import numpy as np
 import paddle
+from ablation_report import unlike
 from finetune_sentiment import CACHE
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -67,8 +69,8 @@ SEEDS = tuple(range(1, 9))
 RATES_OF = {"1000 sentences": "300 sentences"}
 FIRST_RATES, MOST_RATES = (-0.5, 0.0, 0.5), 6
 PRETRAINED = CACHE / "ablation-resnet18.pdparams"
-#: Of a run's numbers those that depend on the machine's day.
-COSTS = ("seconds", "memory", "whole")
+#: Runs made once more, lines of the same kind.
+AGAIN = RESULTS / "again"
 
 
 # ---------------------------------------------------------------- processes
@@ -176,7 +178,8 @@ def finished(folder: Path = RESULTS) -> list[dict]:
     the first line counts.
 
     Raises:
-        SystemExit: if lines of images began with different weights: they are not to be compared.
+        SystemExit: if held-out runs of one task began with different weights: they are not to be
+            compared. Those that only chose a rate may have.
     """
     there: dict[Run, dict] = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -188,10 +191,22 @@ def finished(folder: Path = RESULTS) -> list[dict]:
                 continue
             if known(line) and line["code"] == produced_by(run_of(line)):
                 there.setdefault(run_of(line), line)
-    seen = {line["weights"]: line["machine"] for line in there.values() if line.get("weights")}
-    if len(seen) > 1:
-        raise SystemExit(f"results began with different weights, those of {seen}; keep one's lines")
+    for task in TASKS:
+        seen = _machines(there.values(), [task])
+        if len(seen) > 1:
+            raise SystemExit(
+                f"held-out runs of {task} began with different weights, those of {seen}; keep "
+                "the lines of one"
+            )
     return list(there.values())
+
+
+def _machines(lines: Iterable[dict], tasks: Collection[str]) -> dict[str, str]:
+    """By hash, the weights that held-out runs of images began with, and where they were made."""
+    return {
+        one["weights"]: one["machine"] for one in lines
+        if one["task"] in tasks and one["split"] == "held out" and one.get("weights")
+    }  # fmt: skip
 
 
 def known(line: dict) -> bool:
@@ -353,25 +368,23 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
 # ---------------------------------------------------------------- all of them
 
 
-def _prepare(lines: Iterable[dict]) -> None:
-    """Fetch and make what all runs begin with; those of other weights are not gone on with."""
+def _prepare(lines: Iterable[dict], tasks: Collection[str]) -> None:
+    """Fetch and make what all runs begin with; held-out runs of others are not gone on with."""
     fetch_digits()
     if result_of(*start(None)) is None:
         raise SystemExit("the network that all images begin with could not be made")
-    others = {
-        one["machine"] for one in lines if one.get("weights", weights()) not in ("", weights())
-    }
+    others = {where for what, where in _machines(lines, tasks).items() if what != weights()}
     if others:
         raise SystemExit(
             f"this machine's pretrained network is not that of {', '.join(others)}: go on there, "
-            f"copy {PRETRAINED} from it, or move the results of images away"
+            f"copy {PRETRAINED} from it, or move these tasks' held-out results away"
         )
 
 
 def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: int) -> list[Run]:
     """Do what is missing, a line of progress meanwhile. Those that failed."""
     lines = finished()
-    _prepare(lines)
+    _prepare(lines, tasks)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
@@ -402,23 +415,28 @@ def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: in
 def again(
     seeds: Collection[int], tasks: Collection[str], schedules: Collection[str], jobs: int
 ) -> int:
-    """Do held-out runs of these seeds once more, from nothing. How many gave other numbers."""
+    """Do held-out runs of these seeds once more, from nothing. How many gave other numbers.
+
+    Kept in a folder of their own, and not made a third time: it goes on where it was, too.
+    """
     lines = finished()
     PRETRAINED.unlink(missing_ok=True)
-    _prepare(lines)
+    _prepare(lines, tasks)
     print("the pretrained network of all images was made anew")
-    left = {
+    first = {
         run_of(one): one for one in counted(lines)
         if one["split"] == "held out" and one["seed"] in seeds
         and one["task"] in tasks and one["schedule"] in schedules
     }  # fmt: skip
-    number, wrong = len(left), 0
+    second = {run_of(one): one for one in finished(AGAIN) if run_of(one) in first}
+    left = [run for run in first if run not in second]
     for run, now in in_parallel(lambda: list(left), jobs):
-        line = left.pop(run)
-        differ = [n for n in now or line if n not in COSTS and (now or {}).get(n) != line.get(n)]
-        print(run, "differs in " + ", ".join(differ) if differ else "gives the same", flush=True)
-        wrong += bool(differ)
-    print(f"{number - wrong} of {number} gave the same numbers")
+        left.remove(run)
+        second[run] = keep(run, now, AGAIN) if now else {}
+        differ = unlike(first[run], second[run])
+        print(run, f"differs in {', '.join(differ)}" if differ else "gives the same", flush=True)
+    wrong = sum(bool(unlike(first[run], second[run])) for run in first)
+    print(f"{len(first) - wrong} of {len(first)} gave the same numbers")
     return wrong
 
 
@@ -444,9 +462,7 @@ def main() -> None:
     failed = []
     if not options.report:
         failed = run_all(options.task, options.schedule, options.seeds, options.jobs)
-    import ablation_report
-
-    ablation_report.write(counted(finished()))
+    ablation_report.write(counted(finished()), finished(AGAIN))
     if failed:
         raise SystemExit("these failed:\n" + "\n".join(map(str, failed)))
 

@@ -46,6 +46,8 @@ COPIED = {
 }
 FULL = "full"
 ALL_SEEDS = 8
+#: Of a run's numbers those that are the same when it is made once more; time and memory are not.
+NUMBERS = ("accuracy", "loss", "ece", "train", "old_before", "old")
 
 #: By task and schedule, the results of each seed on held-out data.
 Found = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
@@ -471,11 +473,92 @@ def beside_published(found: Found) -> list[str]:
 # ---------------------------------------------------------------- pages
 
 
-def page(lines: Sequence[Mapping]) -> str:
+def unlike(one: Mapping, other: Mapping) -> list[str]:
+    """Which numbers of a run are others, to the last bit, when it is made once more."""
+    return [name for name in NUMBERS if one.get(name) != other.get(name)]
+
+
+def made_again(lines: Sequence[Mapping], repeated: Iterable[Mapping]) -> list[str]:
+    """How many held-out runs were made once more, and whether they gave the same numbers."""
+    found = by_row(lines)
+    pairs: dict[str, list[tuple[Mapping, Mapping]]] = {}
+    for other in repeated:
+        one = found.get((other["task"], other["schedule"]), {}).get(other["seed"])
+        if one and one["rate"] == other["rate"]:
+            pairs.setdefault(other["task"], []).append((one, other))
+    if not pairs:
+        return []
+    total = sum(map(len, pairs.values()))
+    differ = [
+        f"{one['schedule']} on {task}, seed {one['seed']}, in {', '.join(names)}"
+        for task, each in pairs.items() for one, other in each if (names := unlike(one, other))
+    ]  # fmt: skip
+    where = ", ".join(
+        f"{len(pairs[task])} on {task} (seed{'s' * (len(seeds) > 1)} {' and '.join(seeds)})"
+        for task in TASKS if task in pairs
+        for seeds in [sorted({str(other["seed"]) for _, other in pairs[task]})]
+    )  # fmt: skip
+    machines = sorted({
+        f"on {other['machine']}, those before on {one['machine']}"
+        for each in pairs.values() for one, other in each if one["machine"] != other["machine"]
+    })  # fmt: skip
+    same = (
+        f"{total - len(differ)} gave the same numbers, to the last bit"
+        if differ
+        else ("all gave the same numbers, to the last bit")
+    )
+    other = f"; others: {'; '.join(differ)}" if differ else ""
+    across = f" ({'; '.join(machines)})" if machines else ""
+    return [
+        "", f"**Once more.** {total} held-out runs were made again from nothing, their pretrained "
+        f"network, too: {where}. {same[0].upper()}{same[1:]}{across}{other}.",
+    ]  # fmt: skip
+
+
+def hours(lines: Iterable[Mapping]) -> tuple[float, float]:
+    """Of one processor, for training, and for all that runs did.
+
+    Older lines have no ``whole``: what came on top is taken from others of their task.
+    """
+    lines = list(lines)
+    top: dict[str, list[float]] = {}
+    for one in lines:
+        if "whole" in one:
+            top.setdefault(one["task"], []).append(one["whole"] - one["seconds"])
+    training = sum(one["seconds"] for one in lines)
+    beside = sum(
+        one["whole"] - one["seconds"] if "whole" in one
+        else statistics.mean(top.get(one["task"], [0.0]))
+        for one in lines
+    )  # fmt: skip
+    return training / 3600, (training + beside) / 3600
+
+
+def where_made(lines: Iterable[Mapping]) -> list[str]:
+    """Each machine, and what was made on it: tasks, and rates of others.
+
+    >>> made = dict(task="noise", schedule="full", machine="A")
+    >>> where_made([{**made, "split": "validation"}, {**made, "machine": "B", "split": "held out"}])
+    ['A (rates of noise)', 'B (noise)']
+    """
+    by_split: dict[str, dict[str, set[str]]] = {}
+    for one in lines:
+        splits = by_split.setdefault(one["machine"], {"held out": set(), "validation": set()})
+        splits[one["split"]].add(one["task"])
+    said = []
+    for machine, splits in sorted(by_split.items()):
+        held = [task for task in TASKS if task in splits["held out"]]
+        rates = [task for task in TASKS if task in splits["validation"] and task not in held]
+        words = [", ".join(held)] * bool(held) + [f"rates of {', '.join(rates)}"] * bool(rates)
+        said.append(f"{machine} ({'; '.join(words)})")
+    return said
+
+
+def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
     """ABLATION.md."""
     found = by_row(lines)
-    total = sum(one["seconds"] for one in lines) / 3600
-    machines = ", ".join(sorted({one["machine"] for one in lines}))
+    training, whole = hours(lines)
+    machines = "; ".join(where_made(lines))
     versions = ", ".join(sorted({f"Paddle {one['paddle']}" for one in lines}))
     held_out = [one for one in lines if one["split"] == "held out"]
     tried = ", ".join(
@@ -494,9 +577,9 @@ def page(lines: Sequence[Mapping]) -> str:
         "# Which schedule helps?", "",
         "Written by `make ablation` from the lines in `benchmarks/results`; the first lines of "
         "`benchmarks/tasks.py` say what is learnt, those of `benchmarks/ablation.py` how. "
-        f"{len(lines)} runs, {len(held_out)} of them on held-out data, {total:.1f} hours of one "
-        f"processor in training (evaluation and start come on top); {machines}; {versions}. AdamW, "
-        "batches of 16, a constant rate unless the code says otherwise.", "",
+        f"{len(lines)} runs, {len(held_out)} of them on held-out data; {training:.1f} hours of one "
+        f"processor in training, {whole:.1f} with start and evaluation. {machines}; {versions}. "
+        "AdamW, batches of 16, a constant rate unless the code says otherwise.", "",
         "**Rates.** Each schedule has its own best rate: three, half a decade apart, were tried on "
         f"validation data, or up to six while the best lay at the edge ({edge}), each with seeds "
         f"of their own ({tried}; 1000 sentences took the rates of 300). `full`, which all are "
@@ -515,11 +598,14 @@ def page(lines: Sequence[Mapping]) -> str:
         "layers to rest (head only, LP-FT). Statistics of BatchNorm are those of the pretrained "
         "network while a layer is frozen, as is the default, so a schedule decides about them, "
         "too. The pretrained network of the images saw most of those that `noise` trains with, "
-        "without the noise.", "",
+        "without the noise. The command trains it itself, which may give other bits on another "
+        "machine: held-out runs of a task all began with one, those that chose its rates may have "
+        "begun with another's.", "",
         "**Dropped, to stay within some hours.** Rates of 1000 sentences of its own; half of the "
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
         "and with the encoder's own pooler.",
     ]  # fmt: skip
+    parts += made_again(lines, repeated)
     if few := unfinished(found):
         named = (
             f"{task} ({', '.join(names) if (task, FULL) in found else 'nothing yet'})"
@@ -603,9 +689,9 @@ def said(found: Found, language: str) -> list[str]:
     return [f"- {pair[language == 'zh']}" for pair in advice(found)]
 
 
-def write(lines: Sequence[Mapping]) -> None:
+def write(lines: Sequence[Mapping], repeated: Sequence[Mapping] = ()) -> None:
     """Write the page, and the marked parts."""
-    REPORT.write_text(page(lines), encoding="utf-8")
+    REPORT.write_text(page(lines, repeated), encoding="utf-8")
     found = by_row(lines)
     parts = [(file, part(found, language)) for language, file in DOCS.items()]
     parts += [(file, "\n".join([*said(found, language), ""])) for language, file in READMES.items()]

@@ -219,10 +219,16 @@ def test_results_that_began_with_different_weights_are_not_compared(modules, tmp
     monkeypatch.setattr(ablation, "start", lambda run: (None, None))
     monkeypatch.setattr(ablation, "result_of", lambda here, child: {})
     with pytest.raises(SystemExit, match="this machine's pretrained network is not that of"):
-        ablation._prepare([first])
-    ablation._prepare([{**first, "weights": ""}, {k: first[k] for k in first if k != "weights"}])
+        ablation._prepare([first], ["noise"])
+    ablation._prepare([first], ["50 images"])
+    ablation._prepare([{**first, "split": "validation"}], ["noise"])
+    without = {k: first[k] for k in first if k != "weights"}
+    ablation._prepare([{**first, "weights": ""}, without], ["noise"])
+    ablation.keep(run("50 images", "full", 1e-3, 1, "held out"), {"accuracy": 0.5}, tmp_path)
+    ablation.keep(run("noise", "full", 1e-3, 100, "validation"), {"accuracy": 0.5}, tmp_path)
+    assert len(ablation.finished(tmp_path)) == 3  # another task; one that only chose a rate
     ablation.keep(run("noise", "full", 1e-3, 2, "held out"), {"accuracy": 0.5}, tmp_path)
-    with pytest.raises(SystemExit, match="results began with different weights"):
+    with pytest.raises(SystemExit, match="held-out runs of noise began with different weights"):
         ablation.finished(tmp_path)
 
 
@@ -248,14 +254,14 @@ def test_the_pretrained_network_is_made_before_the_runs_and_must_be(modules, mon
     ablation = modules["ablation"]
     monkeypatch.setattr(ablation, "fetch_digits", lambda: None)
     monkeypatch.setattr(ablation, "pretrained", lambda train: {})
-    ablation._prepare([])
+    ablation._prepare([], [])
 
     def pretrained(train):
         raise RuntimeError("no digits")
 
     monkeypatch.setattr(ablation, "pretrained", pretrained)
     with pytest.raises(SystemExit, match="that all images begin with could not be made"):
-        ablation._prepare([])
+        ablation._prepare([], [])
     assert "no digits" in capfd.readouterr().err
 
 
@@ -263,21 +269,43 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     modules, monkeypatch, capsys, tmp_path
 ):
     ablation, run_of = modules["ablation"], modules["training"].Run
+    report, finished = modules["ablation_report"], ablation.finished
     lines = planned(modules, lambda run: 0.5, schedules=("full",))
-    monkeypatch.setattr(ablation, "finished", lambda: lines)
-    monkeypatch.setattr(ablation, "_prepare", lambda lines: None)
+    monkeypatch.setattr(
+        ablation, "finished", lambda *folder: finished(*folder) if folder else lines
+    )
+    monkeypatch.setattr(ablation, "_prepare", lambda lines, tasks: None)
     monkeypatch.setattr(ablation, "PRETRAINED", tmp_path / "weights")
+    monkeypatch.setattr(ablation, "AGAIN", tmp_path / "again")
+    monkeypatch.setattr(ablation, "processor", lambda: "another")
+    monkeypatch.setattr(ablation.os, "cpu_count", lambda: 2)
+    made = []
 
-    def results(run):
-        same = {k: lines[-1][k] for k in ("accuracy", "loss", "ece", "train", "old_before", "old")}
-        return {**same, "loss": 1.0 + (run.seed == 2), "seconds": 99.0}
+    def in_parallel(todo, jobs):
+        for run in todo():
+            made.append(run.seed)
+            same = {name: lines[-1][name] for name in report.NUMBERS}
+            yield run, {**same, "loss": 1.0 + (run.seed == 2), "seconds": 99.0}
 
-    monkeypatch.setattr(ablation, "results", results)
+    monkeypatch.setattr(ablation, "in_parallel", in_parallel)
+    assert ablation.again([1], ["noise"], ["full"], 1) == 0
+    assert report.made_again(lines, finished(ablation.AGAIN))[1].endswith(
+        "network, too: 1 on noise (seed 1). All gave the same numbers, to the last bit "
+        "(on another, 2 cores, those before on one)."
+    )
     assert ablation.again([1, 2], ["noise"], ["full"], 1) == 1
+    assert made == [1, 2]  # what was made once more is not made a third time
     said = capsys.readouterr().out
     assert f"{run_of('noise', 'full', 3.2e-4, 1, 'held out')} gives the same" in said
     assert "differs in loss" in said
     assert "1 of 2 gave the same numbers" in said
+    page = report.page(lines, finished(ablation.AGAIN))
+    assert (
+        "2 held-out runs were made again from nothing, their pretrained network, too: 2 on noise "
+        "(seeds 1 and 2). 1 gave the same numbers, to the last bit (on another, 2 cores, those "
+        "before on one); others: full on noise, seed 2, in loss."
+    ) in page
+    assert "made again" not in report.page(lines)
 
 
 @pytest.mark.parametrize("words", [["--seeds", "9"], ["--again", "0"], ["--task", "nois"]])
@@ -474,7 +502,8 @@ def test_the_documents_say_what_the_results_say(modules):
     ablation, report = modules["ablation"], modules["ablation_report"]
     lines = ablation.counted(ablation.finished())
     found = report.by_row(lines)
-    assert report.REPORT.read_text(encoding="utf-8") == report.page(lines)
+    page = report.page(lines, ablation.finished(ablation.AGAIN))
+    assert report.REPORT.read_text(encoding="utf-8") == page
     for language in ("en", "zh"):
         for files, wanted in (
             (report.DOCS, report.part(found, language)),
