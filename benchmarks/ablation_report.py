@@ -40,9 +40,33 @@ COPIED = {
         "code",
         "learning rate",
         "difference to full",
-        "not told apart from it (time)",
+        "not told apart from it (time, learning rate)",
     ),
-    "zh": ("任务", "领先最多", "代码", "学习率", "与 full 之差", "与它没有发现差别的（耗时）"),
+    "zh": (
+        "任务",
+        "领先最多",
+        "代码",
+        "学习率",
+        "与 full 之差",
+        "与它没有发现差别的（耗时、学习率）",
+    ),
+}
+#: Before each piece of a document's part.
+LEADS = {
+    "en": (
+        "What follows from the intervals:",
+        "To copy, for the task nearest to yours: what is ahead of `full` by most, or `full` where "
+        "nothing is\nseen ahead, and what is not told apart from it, the cheapest first:",
+        "What is said of freezing first, counted over all schedules and tasks:",
+        "The code of each row:",
+    ),
+    "zh": (
+        "由区间得出：",
+        "可直接使用，取与您的任务最接近的一行：领先 `full` 最多的策略（没有发现领先的，"
+        "就是 `full`），以及与它没有发现差别的策略，最省时的在前：",
+        "关于“先冻结”的三种说法，按全部策略和任务统计：",
+        "各行的代码：",
+    ),
 }
 FULL = "full"
 ALL_SEEDS = 8
@@ -139,6 +163,11 @@ def between(
 
 def mean(found: Found, task: str, name: str, what: Callable[[Mapping[str, float]], float]) -> float:
     return statistics.mean(map(what, found[task, name].values()))
+
+
+def rate_kept(found: Found, task: str, name: str) -> float:
+    """The rate that was chosen; that of all held-out runs."""
+    return next(iter(found[task, name].values()))["rate"]
 
 
 def time_share(found: Found, task: str, name: str) -> float | None:
@@ -316,8 +345,7 @@ def to_copy(found: Found, heads: Mapping[str, str], titles: Sequence[str]) -> li
     """
     rows = []
     for task, name in leaders(found).items():
-        rate = next(iter(found[task, name].values()))["rate"]
-        given = f"`{ROWS[name].rate.replace('rate', f'{rate:g}')}`"
+        given = f"`{ROWS[name].rate.replace('rate', f'{rate_kept(found, task, name):g}')}`"
         one = difference(found, task, name, accuracy)
         equal = {
             other: time_share(found, task, other) for other in ROWS
@@ -325,9 +353,13 @@ def to_copy(found: Found, heads: Mapping[str, str], titles: Sequence[str]) -> li
             and to.sign == 0
         }  # fmt: skip
         cheapest_first = sorted(equal, key=lambda name: equal[name] or 1.0)
+        said = []
+        for other in cheapest_first:
+            time = f"{equal[other]:.2f}, " if equal[other] else ""
+            said.append(f"{other} ({time}{rate_kept(found, task, other):g})")
         rows.append([
             heads[task], name, f"`{ROWS[name].code_on(task)}`", given, one.text() if one else "",
-            ", ".join(f"{o} ({equal[o]:.2f})" if equal[o] else o for o in cheapest_first),
+            ", ".join(said),
         ])  # fmt: skip
     return table(titles, rows)
 
@@ -569,8 +601,8 @@ def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
         })
     )  # fmt: skip
     at_edge = [
-        f"{name} on {task}" for (task, name), seeds in found.items()
-        if next(iter(seeds.values()))["rate"] in edges(lines, task, name)
+        f"{name} on {task}" for task, name in found
+        if rate_kept(found, task, name) in edges(lines, task, name)
     ]  # fmt: skip
     edge = f"still there: {', '.join(at_edge)}" if at_edge else "nowhere still there"
     parts = [
@@ -663,25 +695,28 @@ def part(found: Found, language: str) -> str:
     heads = CHINESE if chinese else {task: task for task in TASKS}
     titles = {name: task.chinese if chinese else task.title for name, task in TASKS.items()}
     colon = "：" if chinese else ": "
-    before = "微调前" if chinese else "before"
+    before = "；微调前" if chinese else "; before"
     tasks = [
-        f"- {heads[task]}{colon}{titles[task]}{colon if chinese else '; '}{before} "
-        f"{_before(found, task):.0f} %"
+        f"- {heads[task]}{colon}{titles[task]}{before} {_before(found, task):.0f} %"
         for task in TASKS if (task, FULL) in found
     ]  # fmt: skip
     on_images = "，图像上 " if chinese else ", on images "
+    with_rate = "，学习率 " if chinese else ", learning rate "
     codes = [
         f"- {name}{colon}`{row.code}`" + (f"{on_images}`{row.on_images}`" if row.on_images else "")
-        + ("" if row.rate == PLAIN else f", `{row.rate}`") for name, row in ROWS.items()
+        + ("" if row.rate == PLAIN else f"{with_rate}`{row.rate}`") for name, row in ROWS.items()
     ]  # fmt: skip
     rest = ("策略", "耗时") if chinese else ("schedule", "time")
-    parts = [*summary(found, heads, rest), "", *tasks, "", *said(found, language), ""]
-    parts += [*to_copy(found, heads, COPIED[language]), ""]
-    parts += [f"- {pair[chinese]}" for pair in claims_said(found)]
+    parts = [*summary(found, heads, rest), "", *tasks, ""]
+    for lead, shown in zip(LEADS[language], (
+        said(found, language), to_copy(found, heads, COPIED[language]),
+        [f"- {pair[chinese]}" for pair in claims_said(found)], codes,
+    )):  # fmt: skip
+        parts += [lead, "", *shown, ""]
     if few := unfinished(found):
         named = quoted(few) if chinese else ", ".join(few)
-        parts += ["", f"尚未完成：{named}。" if chinese else f"Not finished: {named}."]
-    return "\n".join([*parts, "", *codes, ""])
+        parts += [f"尚未完成：{named}。" if chinese else f"Not finished: {named}.", ""]
+    return "\n".join(parts)
 
 
 def said(found: Found, language: str) -> list[str]:
