@@ -72,7 +72,8 @@ bench: $(READY) .venv-peers/.ready
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	touch $@
 
-# Which schedule helps: about 1,000 trainings, some hours of all cores; run it again to go on.
+# Which schedule helps: about 1,300 trainings, some hours of all cores; run it again to go on.
+# Parts of it: .venv/bin/python benchmarks/ablation.py --task noise --schedule LISA full.
 ablation: $(READY)
 	$(BIN)/python benchmarks/ablation.py
 

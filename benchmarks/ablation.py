@@ -15,8 +15,9 @@ schedules.
 Each run is a process with one thread, and a line of JSON in results/, written when it ends: a
 benchmark that is stopped at any time goes on where it was, on another day or machine. A line holds
 a hash of what produced it; a line with another hash than today's is run again, and not reported.
-"was" in a line is an older hash: the run was kept because a change did not concern it, which runs
-made once more had shown.
+"was" in a line is an older hash: the run was kept because the change did not concern it. All
+held-out runs of images on one task begin with the same pretrained network; another machine may
+train another one, and can still do the tasks that nobody has begun.
 """
 
 from __future__ import annotations
@@ -204,9 +205,14 @@ def finished(folder: Path = RESULTS) -> list[dict]:
 def _machines(lines: Iterable[dict], tasks: Collection[str]) -> dict[str, str]:
     """By hash, the weights that held-out runs of images began with, and where they were made."""
     return {
-        one["weights"]: one["machine"] for one in lines
-        if one["task"] in tasks and one["split"] == "held out" and one.get("weights")
+        one.get("weights", "unknown"): one["machine"] for one in lines
+        if one["task"] in tasks and one["split"] == "held out" and of_images(one["task"])
     }  # fmt: skip
+
+
+def of_images(task: str) -> bool:
+    """Whether it begins with the network that was pretrained on images."""
+    return "sentences" not in task
 
 
 def known(line: dict) -> bool:
@@ -237,7 +243,7 @@ def validation_seeds(task: str, schedule: str) -> range:
     >>> validation_seeds("noise", "LISA"), validation_seeds("300 sentences", "full")
     (range(100, 104), range(100, 104))
     """
-    return range(100, 100 + (2 if "sentences" in task else 4) * (2 if schedule == "full" else 1))
+    return range(100, 100 + (4 if of_images(task) else 2) * (2 if schedule == "full" else 1))
 
 
 def _best(row: Row, powers: Iterable[float], scores: Mapping[float, float]) -> float:
@@ -350,7 +356,7 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
     """Write a result to the end of its file."""
     line = {
         **asdict(run), **numbers, "code": produced_by(run), "package": __version__,
-        "sources": sources(), "weights": "" if "sentences" in run.task else weights(),
+        "sources": sources(), "weights": weights() if of_images(run.task) else "",
         "paddle": paddle.__version__, "paddlenlp": version("paddlenlp"),
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "day": datetime.date.today().isoformat(),
@@ -370,6 +376,8 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
 
 def _prepare(lines: Iterable[dict], tasks: Collection[str]) -> None:
     """Fetch and make what all runs begin with; held-out runs of others are not gone on with."""
+    if not any(of_images(task) for task in tasks):
+        return
     fetch_digits()
     if result_of(*start(None)) is None:
         raise SystemExit("the network that all images begin with could not be made")
@@ -394,8 +402,9 @@ def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: in
     def todo() -> list[Run]:
         needed = [one for one in missing(lines, tasks, schedules, seeds) if one not in failed]
         hours = left(lines, tasks, schedules, seeds) / jobs / 3600
-        total, rest = len(lines) + len(needed), f"about {hours:.1f} hours left"
-        progress.update(shown, completed=len(lines), total=total, left=rest)
+        done = sum(one["task"] in tasks and one["schedule"] in schedules for one in lines)
+        total, rest = done + len(needed), f"about {hours:.1f} hours left"
+        progress.update(shown, completed=done, total=total, left=rest)
         return needed
 
     with Progress(*columns) as progress:
@@ -412,6 +421,21 @@ def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: in
     return failed
 
 
+def _make_anew(lines: Iterable[dict], tasks: Collection[str]) -> None:
+    """The pretrained network; one that gives other numbers, or none, leaves what was there."""
+    before = PRETRAINED.with_suffix(".before")
+    if PRETRAINED.exists():
+        PRETRAINED.replace(before)
+    try:
+        _prepare(lines, tasks)
+    except BaseException:
+        if before.exists():
+            before.replace(PRETRAINED)
+        raise
+    before.unlink(missing_ok=True)
+    print("the pretrained network of all images was made anew")
+
+
 def again(
     seeds: Collection[int], tasks: Collection[str], schedules: Collection[str], jobs: int
 ) -> int:
@@ -420,9 +444,8 @@ def again(
     Kept in a folder of their own, and not made a third time: it goes on where it was, too.
     """
     lines = finished()
-    PRETRAINED.unlink(missing_ok=True)
-    _prepare(lines, tasks)
-    print("the pretrained network of all images was made anew")
+    if any(map(of_images, tasks)):
+        _make_anew(lines, tasks)
     first = {
         run_of(one): one for one in counted(lines)
         if one["split"] == "held out" and one["seed"] in seeds
@@ -434,9 +457,10 @@ def again(
         left.remove(run)
         second[run] = keep(run, now, AGAIN) if now else {}
         differ = unlike(first[run], second[run])
-        print(run, f"differs in {', '.join(differ)}" if differ else "gives the same", flush=True)
+        said = f"differs in {', '.join(differ)}" if differ else "gives the same"
+        print(run, said if now else "failed", flush=True)
     wrong = sum(bool(unlike(first[run], second[run])) for run in first)
-    print(f"{len(first) - wrong} of {len(first)} gave the same numbers")
+    print(f"{len(first) - wrong} of {len(first)} gave the same numbers; --report writes that down")
     return wrong
 
 

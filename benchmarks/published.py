@@ -29,7 +29,7 @@ class Published:
 
 
 TEXT, IMAGES = ("300 sentences", "1000 sentences"), ("10 images", "50 images")
-_ULMFIT = "ULMFiT (Howard & Ruder 2018), table 7, % error"
+_ULMFIT = "ULMFiT (Howard & Ruder 2018), table 7, validation error in %"
 _FULL_THERE = "Full 6.87 / 6.86 / 5.81"
 _LP_FT = "Kumar et al. 2022, tables 1 and 2, % accuracy, means"
 _LIKE = "data like those trained on"

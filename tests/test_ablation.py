@@ -223,7 +223,9 @@ def test_results_that_began_with_different_weights_are_not_compared(modules, tmp
     ablation._prepare([first], ["50 images"])
     ablation._prepare([{**first, "split": "validation"}], ["noise"])
     without = {k: first[k] for k in first if k != "weights"}
-    ablation._prepare([{**first, "weights": ""}, without], ["noise"])
+    with pytest.raises(SystemExit, match="is not that of"):
+        ablation._prepare([without], ["noise"])  # nobody knows
+    ablation._prepare([without], ["300 sentences"])
     ablation.keep(run("50 images", "full", 1e-3, 1, "held out"), {"accuracy": 0.5}, tmp_path)
     ablation.keep(run("noise", "full", 1e-3, 100, "validation"), {"accuracy": 0.5}, tmp_path)
     assert len(ablation.finished(tmp_path)) == 3  # another task; one that only chose a rate
@@ -254,15 +256,65 @@ def test_the_pretrained_network_is_made_before_the_runs_and_must_be(modules, mon
     ablation = modules["ablation"]
     monkeypatch.setattr(ablation, "fetch_digits", lambda: None)
     monkeypatch.setattr(ablation, "pretrained", lambda train: {})
-    ablation._prepare([], [])
+    ablation._prepare([], ["noise"])
 
     def pretrained(train):
         raise RuntimeError("no digits")
 
     monkeypatch.setattr(ablation, "pretrained", pretrained)
     with pytest.raises(SystemExit, match="that all images begin with could not be made"):
-        ablation._prepare([], [])
+        ablation._prepare([], ["noise"])
     assert "no digits" in capfd.readouterr().err
+
+
+def test_a_network_that_cannot_be_made_anew_leaves_the_one_that_was_there(
+    modules, monkeypatch, tmp_path
+):
+    ablation = modules["ablation"]
+    kept = tmp_path / "weights.pdparams"
+    kept.write_text("made before")
+    monkeypatch.setattr(ablation, "PRETRAINED", kept)
+
+    def prepare(lines, tasks):
+        assert not kept.exists()  # from nothing
+        kept.write_text("made anew")
+        if tasks == ["noise"]:
+            raise SystemExit("this machine's pretrained network is not that of another")
+
+    monkeypatch.setattr(ablation, "_prepare", prepare)
+    with pytest.raises(SystemExit, match="is not that of another"):
+        ablation._make_anew([], ["noise"])
+    assert kept.read_text() == "made before"
+    ablation._make_anew([], ["50 images"])
+    assert kept.read_text() == "made anew"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_the_time_of_what_needs_a_metric_has_the_evaluations_that_give_it(modules):
+    """Ten seconds of training, a second of evaluation at the end; three more meanwhile."""
+    report = modules["ablation_report"]
+    lines = planned(modules, lambda run: 0.5, schedules=("full", "OnPlateau", "LISA"), seeds=6)
+    for one in lines:
+        one["seconds"], one["whole"] = 10.0, 14.0 if one["schedule"] == "OnPlateau" else 11.0
+    found = report.by_row(lines)
+    shares = {name: report.time_share(found, "noise", name) for name in ("OnPlateau", "LISA")}
+    assert shares == {"OnPlateau": pytest.approx(1.3), "LISA": pytest.approx(1.0)}
+    rows = modules["schedules"].ROWS
+    assert {name for name in rows if '"loss"' in rows[name].code} == report.EVALUATED
+
+
+def test_bottom_only_is_the_stem_and_layer1_of_the_resnet18(modules):
+    """As the page says."""
+    network = modules["tasks"].resnet()
+    optimizer = paddle.optimizer.AdamW(parameters=network.parameters())
+    with (
+        modules["schedules"]
+        .ROWS["bottom only"]
+        .schedule("noise")
+        .attach(network, optimizer, epochs=1, steps_per_epoch=6, say=lambda line: None)
+    ):
+        names = [name for name, one in network.named_parameters() if not one.stop_gradient]
+    assert {name.split(".")[0] for name in names} == {"conv1", "bn1", "layer1"}
 
 
 def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
@@ -274,8 +326,7 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     monkeypatch.setattr(
         ablation, "finished", lambda *folder: finished(*folder) if folder else lines
     )
-    monkeypatch.setattr(ablation, "_prepare", lambda lines, tasks: None)
-    monkeypatch.setattr(ablation, "PRETRAINED", tmp_path / "weights")
+    monkeypatch.setattr(ablation, "_make_anew", lambda lines, tasks: None)
     monkeypatch.setattr(ablation, "AGAIN", tmp_path / "again")
     monkeypatch.setattr(ablation, "processor", lambda: "another")
     monkeypatch.setattr(ablation.os, "cpu_count", lambda: 2)
@@ -289,9 +340,10 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
 
     monkeypatch.setattr(ablation, "in_parallel", in_parallel)
     assert ablation.again([1], ["noise"], ["full"], 1) == 0
-    assert report.made_again(lines, finished(ablation.AGAIN))[1].endswith(
-        "network, too: 1 on noise (seed 1). All gave the same numbers, to the last bit "
-        "(on another, 2 cores, those before on one)."
+    assert report.made_again(lines, finished(ablation.AGAIN))[1] == (
+        "**Once more.** 1 held-out runs were made again from nothing, for images with their "
+        "pretrained network: 1 on noise (seed 1; on another, 2 cores, at first on one). All gave "
+        "the same numbers, to the last bit."
     )
     assert ablation.again([1, 2], ["noise"], ["full"], 1) == 1
     assert made == [1, 2]  # what was made once more is not made a third time
@@ -301,9 +353,8 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     assert "1 of 2 gave the same numbers" in said
     page = report.page(lines, finished(ablation.AGAIN))
     assert (
-        "2 held-out runs were made again from nothing, their pretrained network, too: 2 on noise "
-        "(seeds 1 and 2). 1 gave the same numbers, to the last bit (on another, 2 cores, those "
-        "before on one); others: full on noise, seed 2, in loss."
+        "2 on noise (seeds 1 and 2; on another, 2 cores, at first on one). 1 of them gave the same "
+        "numbers, to the last bit; others in full on noise, seed 2 (loss)."
     ) in page
     assert "made again" not in report.page(lines)
 
@@ -338,7 +389,7 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
         "More accurate than training everything from the start: on 10 images 1 of 3 schedules, "
         "most gradual (+5.0 [5.0, 5.0]); on noise 1 of 3 schedules, most gradual (+5.0 [5.0, 5.0])."
     )
-    assert "Behind on every task: BitFit." in english
+    assert "Behind `full` on all 2 tasks: BitFit." in english
     assert len(english) == len(chinese) <= 5
     assert "Not finished" in page  # the other tasks
     copied = (
@@ -360,20 +411,21 @@ def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_inter
     found = report.by_row(lines)
     over_fits, faster, keeps = (english for english, _ in report.claims_said(found))
     assert (
-        "so in 0 of 4 comparisons with full, the opposite in 0, no difference seen in 4"
+        "holds in 0 of 4 comparisons with full, the opposite in 0, no difference seen in 4"
         in over_fits
     )
     assert (
-        "so in 2 of 4 comparisons with full, the opposite in 0, no difference seen in 2" in faster
+        "holds in 2 of 4 comparisons with full, the opposite in 0, no difference seen in 2"
+        in faster
     )
     assert faster.endswith("most gradual on 10 images (-50.0 [-50.0, -50.0]).")
-    assert "so in 0 of 4 comparisons" in keeps
+    assert "holds in 0 of 4 comparisons" in keeps
     page = "\n".join(report.claims(found))
     assert "| gradual | -50.0 [-50.0, -50.0] | -50.0 [-50.0, -50.0] |" in page
     kept = "no difference seen (+0.0 [-1.5, 1.5])"
     assert f"| BitFit | {kept} | {kept} |" in page
     chinese = report.claims_said(found)[1][1]
-    assert "比较 4 次，2 次如此，0 次相反，2 次没有发现差别" in chinese
+    assert "与 full 的 4 次比较中，2 次成立，0 次相反，2 次没有发现差别" in chinese
     assert "“每类 10 张”上的 gradual（-50.0 [-50.0, -50.0]）" in chinese
 
 
@@ -384,8 +436,8 @@ def test_the_rate_to_copy_is_what_the_optimizer_got(modules):
     def score(run):
         return 0.5 if run.split == "validation" else 0.7 + 0.05 * (run.schedule == "ULMFiT")
 
-    lines = planned(modules, score, schedules=("full", "ULMFiT"), seeds=3)
-    page = "\n".join(report.to_copy(report.by_row(lines), {"noise": "noise"}, ("task",)))
+    lines = planned(modules, score, schedules=("full", "ULMFiT"), seeds=6)
+    page = "\n".join(report.to_copy(report.by_row(lines), {"noise": "noise"}, "en"))
     assert "| `SlantedTriangular(0.001, total_steps)` |" in page
 
 
@@ -399,9 +451,10 @@ def test_what_full_keeps_at_other_rates_is_shown_beside_the_claim(modules):
     ]  # fmt: skip
 
 
-def test_nothing_is_said_before_there_are_three_seeds(modules):
+def test_nothing_is_said_before_there_are_six_seeds(modules):
+    """The lowest and the highest mean of five values cover 94 %."""
     report = modules["ablation_report"]
-    lines = planned(modules, lambda run: 0.5, seeds=2)
+    lines = planned(modules, lambda run: 0.5, seeds=5)
     found = report.by_row(lines)
     assert report.advice(found) == report.claims_said(found) == []
     assert report.leaders(found) == {}
@@ -456,7 +509,7 @@ def test_each_published_row_names_a_schedule_and_tasks_that_are_there(modules):
 
 def test_only_the_marked_parts_of_documents_are_written(modules, monkeypatch, tmp_path):
     report = modules["ablation_report"]
-    lines = planned(modules, lambda run: 0.5, tasks=("noise",))
+    lines = planned(modules, lambda run: 0.5, tasks=("noise",), seeds=6)
     files = {}
     for kind in ("DOCS", "READMES"):
         for language in ("en", "zh"):
