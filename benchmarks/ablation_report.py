@@ -688,8 +688,8 @@ def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
         "chose its rates may have begun with one from another machine.", "",
         "**Dropped, to stay within some hours.** Rates of 1000 sentences of its own; half of the "
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
-        "and with the encoder's own pooler. Tables of LISA and of surgical fine-tuning could not "
-        "be read: their abstracts are quoted.",
+        "and with the encoder's own pooler. The tables of LISA and of surgical fine-tuning "
+        "could not be read: their abstracts stand below, and what others report.",
     ]  # fmt: skip
     parts += made_again(lines, repeated)
     if few := unfinished(found):
