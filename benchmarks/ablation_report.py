@@ -682,10 +682,12 @@ def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
         "(head only, LP-FT); on images they are the same without it. `bottom 2%` of the ResNet18 "
         "is its stem and `layer1`. Statistics of BatchNorm are those of the pretrained "
         "network while a layer is frozen, as is the default, so a schedule decides about them, "
-        "too. The pretrained network of the images saw most of those that `noise` trains with, "
-        "without the noise. The command trains it itself, which may give other bits on another "
-        "machine: the held-out runs of one task all began with the same network; the runs that "
-        "chose its rates may have begun with one from another machine.", "",
+        "too; under `noise` they do not fit, which is hard on what opens late "
+        "(`train_norm=\"always\"` was not tried). The pretrained network of the images saw "
+        "most of those that `noise` trains with, without the noise. The command trains it itself, "
+        "which may give other bits on another machine: the held-out runs of one task all began "
+        "with the same network; the runs that chose its rates may have begun with one from another "
+        "machine.", "",
         "**Dropped, to stay within some hours.** Rates of 1000 sentences of its own; half of the "
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
         "and with the encoder's own pooler. The tables of LISA and of surgical fine-tuning "
