@@ -350,7 +350,10 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
                 ". Rates were chosen for accuracy alone, and another keeps more or less "
                 "(ABLATION.md shows it for `full`)"
             )
-            chinese += "。学习率只按准确率选取，换一个则保留的多少也不同（ABLATION.md 列出了 `full` 的数值）"
+            chinese += (
+                "。学习率只按准确率选取，换一个则保留的多少也不同"
+                "（ABLATION.md 列出了 `full` 的数值）"
+            )
         sentences.append((f"{english}.", f"{chinese}。"))
     return sentences
 
