@@ -72,6 +72,8 @@ FIRST_RATES, MOST_RATES = (-0.5, 0.0, 0.5), 6
 PRETRAINED = CACHE / "ablation-resnet18.pdparams"
 #: Runs made once more, lines of the same kind.
 AGAIN = RESULTS / "again"
+#: Runs of images with a pretrained network that another machine had trained.
+ANOTHER = RESULTS / "another"
 
 
 # ---------------------------------------------------------------- processes
@@ -486,7 +488,7 @@ def main() -> None:
     failed = []
     if not options.report:
         failed = run_all(options.task, options.schedule, options.seeds, options.jobs)
-    ablation_report.write(counted(finished()), finished(AGAIN))
+    ablation_report.write(counted(finished()), finished(AGAIN), finished(ANOTHER))
     if failed:
         raise SystemExit("these failed:\n" + "\n".join(map(str, failed)))
 

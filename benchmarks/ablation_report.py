@@ -434,8 +434,11 @@ def quoted(tasks: Iterable[str]) -> str:
     return "、".join(f"“{CHINESE[task]}”" for task in tasks)
 
 
-def advice(found: Found) -> list[tuple[str, str]]:
-    """At most five sentences, in two languages, each from intervals and naming its rows."""
+def advice(found: Found, theirs: Found) -> list[tuple[str, str]]:
+    """At most five sentences, in two languages, each from intervals and naming its rows.
+
+    What another pretrained network gave, in ``theirs``, is said where its verdict is another one.
+    """
     best = leaders(found)
     tasks = list(best)
     if not tasks:
@@ -446,10 +449,15 @@ def advice(found: Found) -> list[tuple[str, str]]:
         each = [one for name in ROWS if (one := difference(found, task, name, accuracy))]
         if most := difference(found, task, name, accuracy):
             better = sum(one.sign > 0 for one in each)
+            other = difference(theirs, task, name, accuracy)
+            but, zh = "", ""
+            if other and other.sign != most.sign:
+                but = f", with another pretrained network {judged_text(other)}"
+                zh = f"，换一个预训练网络则为 {other.text()}"
             ahead.append((
-                f"on {task} {better} of {len(each)} schedules, most {name} ({most.text()})",
+                f"on {task} {better} of {len(each)} schedules, most {name} ({most.text()}{but})",
                 f"“{CHINESE[task]}”上 {len(each)} 种策略中的 {better} 种，领先最多的是 {name}"
-                f"（{most.text()}）",
+                f"（{most.text()}{zh}）",
             ))  # fmt: skip
     sentences = []
     if ahead:
@@ -601,6 +609,38 @@ def made_again(lines: Sequence[Mapping], repeated: Iterable[Mapping]) -> list[st
     ]  # fmt: skip
 
 
+def with_another(found: Found, theirs: Found) -> list[str]:
+    """Whether a network that another machine had pretrained gives the same verdicts."""
+    said = []
+    for task in TASKS:
+        pairs = {
+            name: (ours, other) for name in ROWS
+            if (ours := difference(found, task, name, accuracy))
+            and (other := difference(theirs, task, name, accuracy))
+        }  # fmt: skip
+        if pairs:
+            (machine, *_) = {one["machine"] for one in theirs[task, FULL].values()}
+            unlike_here = [
+                f"{name} ({ours.text()} here, {other.text()} there)"
+                for name, (ours, other) in pairs.items() if ours.sign != other.sign
+            ]  # fmt: skip
+            opposite = sum(ours.sign * other.sign < 0 for ours, other in pairs.values())
+            but = (
+                (
+                    f"; a difference is seen with one of the networks alone for "
+                    f"{', '.join(unlike_here)}; for {opposite or 'none'} the opposite"
+                )
+                if unlike_here
+                else ""
+            )
+            said += [
+                "", f"**Another pretrained network.** {task} was run with the one that {machine} "
+                f"had trained, too (`results/another`): the verdict on accuracy is the same for "
+                f"{len(pairs) - len(unlike_here)} of {len(pairs)} schedules{but}.",
+            ]  # fmt: skip
+    return said
+
+
 def hours(lines: Iterable[Mapping]) -> tuple[float, float]:
     """Of one processor, for training, and for all that runs did.
 
@@ -640,9 +680,11 @@ def where_made(lines: Iterable[Mapping]) -> list[str]:
     return said
 
 
-def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
+def page(
+    lines: Sequence[Mapping], repeated: Iterable[Mapping] = (), another: Sequence[Mapping] = ()
+) -> str:
     """ABLATION.md."""
-    found = by_row(lines)
+    found, theirs = by_row(lines), by_row(another)
     training, whole = hours(lines)
     machines = "; ".join(where_made(lines))
     versions = ", ".join(sorted({f"Paddle {one['paddle']}" for one in lines}))
@@ -699,7 +741,7 @@ def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
         "and with the encoder's own pooler. The tables of LISA and of surgical fine-tuning "
         "could not be read: their abstracts stand below, and what others report.",
     ]  # fmt: skip
-    parts += made_again(lines, repeated)
+    parts += made_again(lines, repeated) + with_another(found, theirs)
     if few := unfinished(found):
         named = (
             f"{task} ({', '.join(names) if (task, FULL) in found else 'nothing yet'})"
@@ -714,7 +756,7 @@ def page(lines: Sequence[Mapping], repeated: Iterable[Mapping] = ()) -> str:
                           if (task, FULL) in found)
               + "); time as a share of that of `full`.", "",
               *summary(found, {task: task for task in TASKS}, ("schedule", "time"))]  # fmt: skip
-    parts += ["", "## What follows", "", *said(found, "en")]
+    parts += ["", "## What follows", "", *said(found, "en", theirs)]
     parts += ["", "## The best row of each task, to copy", "",
               "That which is ahead of `full` by most, or `full` (no schedule: everything is "
               "trained) where none is seen ahead; what the optimizer got as its learning rate; and "
@@ -753,7 +795,7 @@ def _before(found: Found, task: str) -> float:
     return 100 * mean(found, task, FULL, lambda one: one["old_before"])
 
 
-def part(found: Found, language: str) -> str:
+def part(found: Found, language: str, theirs: Found) -> str:
     """What docs/choosing.md shows of it."""
     chinese = language == "zh"
     heads = CHINESE if chinese else {task: task for task in TASKS}
@@ -775,7 +817,7 @@ def part(found: Found, language: str) -> str:
     rest = ("策略", "耗时") if chinese else ("schedule", "time")
     parts = [*summary(found, heads, rest), "", *tasks, ""]
     for lead, shown in zip(LEADS[language], (
-        said(found, language), to_copy(found, heads, language),
+        said(found, language, theirs), to_copy(found, heads, language),
         [f"- {pair[chinese]}" for pair in claims_said(found)], codes,
     )):  # fmt: skip
         parts += [lead, "", *shown, ""]
@@ -785,17 +827,22 @@ def part(found: Found, language: str) -> str:
     return "\n".join(parts)
 
 
-def said(found: Found, language: str) -> list[str]:
+def said(found: Found, language: str, theirs: Found) -> list[str]:
     """The sentences, a line each: all that the READMEs show."""
-    return [f"- {pair[language == 'zh']}" for pair in advice(found)]
+    return [f"- {pair[language == 'zh']}" for pair in advice(found, theirs)]
 
 
-def write(lines: Sequence[Mapping], repeated: Sequence[Mapping] = ()) -> None:
+def write(
+    lines: Sequence[Mapping], repeated: Iterable[Mapping] = (), another: Sequence[Mapping] = ()
+) -> None:
     """Write the page, and the marked parts."""
-    REPORT.write_text(page(lines, repeated), encoding="utf-8")
-    found = by_row(lines)
-    parts = [(file, part(found, language)) for language, file in DOCS.items()]
-    parts += [(file, "\n".join([*said(found, language), ""])) for language, file in READMES.items()]
+    REPORT.write_text(page(lines, repeated, another), encoding="utf-8")
+    found, theirs = by_row(lines), by_row(another)
+    parts = [(file, part(found, language, theirs)) for language, file in DOCS.items()]
+    parts += [
+        (file, "\n".join([*said(found, language, theirs), ""]))
+        for language, file in READMES.items()
+    ]
     for file, new in parts:
         text = file.read_text(encoding="utf-8")
         before, mark, after = text.partition(MARK)

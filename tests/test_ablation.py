@@ -290,6 +290,40 @@ def test_a_network_that_cannot_be_made_anew_leaves_the_one_that_was_there(
     assert list(tmp_path.iterdir()) == [kept]
 
 
+def test_what_another_pretrained_network_gives_is_compared_verdict_by_verdict(modules):
+    report, names = modules["ablation_report"], ("full", "gradual", "LISA")
+
+    def score(better):
+        return lambda run: 0.7 + 0.05 * (run.schedule in better and run.split == "held out")
+
+    ours = planned(modules, score({"gradual", "LISA"}), schedules=names, seeds=6)
+    theirs = planned(modules, score({"gradual"}), schedules=names, seeds=6)
+    page = report.page(ours, (), [one for one in theirs if one["split"] == "held out"])
+    assert (
+        "noise was run with the one that one had trained, too (`results/another`): the verdict on "
+        "accuracy is the same for 1 of 2 schedules; a difference is seen with one of the networks "
+        "alone for LISA (+5.0 [5.0, 5.0] here, +0.0 [0.0, 0.0] there); for none the opposite."
+    ) in page
+    assert "Another pretrained network" not in report.page(ours)
+
+
+def test_advice_that_another_pretrained_network_does_not_give_says_so(modules):
+    report, names = modules["ablation_report"], ("full", "gradual")
+
+    def score(run):
+        return 0.7 + 0.05 * (run.schedule == "gradual" and run.split == "held out")
+
+    ours = report.by_row(planned(modules, score, schedules=names, seeds=6))
+    theirs = report.by_row(planned(modules, lambda run: 0.7, schedules=names, seeds=6))
+    english, chinese = report.advice(ours, theirs)[0]
+    assert english.endswith(
+        "most gradual (+5.0 [5.0, 5.0], with another pretrained network no difference seen "
+        "(+0.0 [0.0, 0.0]))."
+    )
+    assert "（+5.0 [5.0, 5.0]，换一个预训练网络则为 +0.0 [0.0, 0.0]）" in chinese
+    assert "another pretrained network" not in report.advice(ours, ours)[0][0]
+
+
 def test_the_time_of_what_needs_a_metric_has_the_evaluations_that_give_it(modules):
     """Ten seconds of training, a second of evaluation at the end; three more meanwhile."""
     report = modules["ablation_report"]
@@ -384,7 +418,7 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
     assert gradual.text() == "+5.0 [5.0, 5.0]"
     page = report.page(lines)
     assert "no difference seen (+0.0 [-1.5, 1.5])" in page
-    english, chinese = zip(*report.advice(found))
+    english, chinese = zip(*report.advice(found, {}))
     assert english[0] == (
         "More accurate than training everything from the start: on 10 images 1 of 3 schedules, "
         "most gradual (+5.0 [5.0, 5.0]); on noise 1 of 3 schedules, most gradual (+5.0 [5.0, 5.0])."
@@ -396,7 +430,7 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
         '| noise | gradual | `FreezeSchedule(cache="memory")` | `0.00032` | +5.0 [5.0, 5.0] |  |'
     )
     assert copied in page
-    assert copied.replace("noise", "加噪声") in report.part(found, "zh")
+    assert copied.replace("noise", "加噪声") in report.part(found, "zh", {})
 
 
 def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_intervals(modules):
@@ -456,7 +490,7 @@ def test_nothing_is_said_before_there_are_six_seeds(modules):
     report = modules["ablation_report"]
     lines = planned(modules, lambda run: 0.5, seeds=5)
     found = report.by_row(lines)
-    assert report.advice(found) == report.claims_said(found) == []
+    assert report.advice(found, {}) == report.claims_said(found) == []
     assert report.leaders(found) == {}
 
 
@@ -465,7 +499,7 @@ def test_the_marked_part_of_the_documents_has_a_column_for_each_task(modules, la
     lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
     report = modules["ablation_report"]
     assert list(report.CHINESE) == list(modules["tasks"].TASKS)
-    part = report.part(report.by_row(lines), language)
+    part = report.part(report.by_row(lines), language, {})
     assert part.splitlines()[2] == "| full | 50.0 (90) | 1.00 |"
 
 
@@ -555,13 +589,14 @@ def test_the_documents_say_what_the_results_say(modules):
     ablation, report = modules["ablation"], modules["ablation_report"]
     lines = ablation.counted(ablation.finished())
     found = report.by_row(lines)
-    page = report.page(lines, ablation.finished(ablation.AGAIN))
+    repeated, another = ablation.finished(ablation.AGAIN), ablation.finished(ablation.ANOTHER)
+    theirs, page = report.by_row(another), report.page(lines, repeated, another)
     assert report.REPORT.read_text(encoding="utf-8") == page
     for language in ("en", "zh"):
         for files, wanted in (
-            (report.DOCS, report.part(found, language)),
-            (report.READMES, "\n".join([*report.said(found, language), ""])),
+            (report.DOCS, report.part(found, language, theirs)),
+            (report.READMES, "\n".join([*report.said(found, language, theirs), ""])),
         ):
             text = files[language].read_text(encoding="utf-8")
             assert text.partition(report.MARK)[2].partition(report.END)[0] == wanted
-    assert len(report.said(found, "en")) <= 5
+    assert len(report.said(found, "en", theirs)) <= 5
