@@ -17,7 +17,7 @@ benchmark that is stopped at any time goes on where it was, on another day or ma
 a hash of what produced it; a line with another hash than today's is run again, and not reported.
 "was" in a line is an older hash: the run was kept because the change did not concern it. All
 held-out runs of images on one task begin with the same pretrained network; another machine may
-train another one, and can still do the tasks that nobody has begun.
+train another one, and can still do tasks of which no held-out run was made.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ warnings.filterwarnings("ignore")
 import ablation_report
 import numpy as np
 import paddle
-from ablation_report import unlike
+from ablation_report import of_images, unlike
 from finetune_sentiment import CACHE
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -198,8 +198,8 @@ def finished(folder: Path = RESULTS) -> list[dict]:
         seen = _machines(there.values(), [task])
         if len(seen) > 1:
             raise SystemExit(
-                f"held-out runs of {task} began with different weights, those of {seen}; keep "
-                "the lines of one"
+                f"held-out runs of {task} began with different weights, those of {seen}: in "
+                f"{folder}, keep the lines of one"
             )
     return list(there.values())
 
@@ -210,11 +210,6 @@ def _machines(lines: Iterable[dict], tasks: Collection[str]) -> dict[str, str]:
         one.get("weights", "unknown"): one["machine"] for one in lines
         if one["task"] in tasks and one["split"] == "held out" and of_images(one["task"])
     }  # fmt: skip
-
-
-def of_images(task: str) -> bool:
-    """Whether it begins with the network that was pretrained on images."""
-    return "sentences" not in task
 
 
 def known(line: dict) -> bool:
@@ -426,8 +421,9 @@ def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: in
 def _make_anew(lines: Iterable[dict], tasks: Collection[str]) -> None:
     """The pretrained network; one that gives other numbers, or none, leaves what was there."""
     before = PRETRAINED.with_suffix(".before")
-    if PRETRAINED.exists():
-        PRETRAINED.replace(before)
+    if PRETRAINED.exists() and not before.exists():
+        PRETRAINED.replace(before)  # else one is there from a command that was killed
+    PRETRAINED.unlink(missing_ok=True)
     try:
         _prepare(lines, tasks)
     except BaseException:
@@ -446,8 +442,6 @@ def again(
     Kept in a folder of their own, and not made a third time: it goes on where it was, too.
     """
     lines = finished()
-    if any(map(of_images, tasks)):
-        _make_anew(lines, tasks)
     first = {
         run_of(one): one for one in counted(lines)
         if one["split"] == "held out" and one["seed"] in seeds
@@ -455,6 +449,8 @@ def again(
     }  # fmt: skip
     second = {run_of(one): one for one in finished(AGAIN) if run_of(one) in first}
     left = [run for run in first if run not in second]
+    if any(of_images(run.task) for run in left):
+        _make_anew(lines, tasks)
     for run, now in in_parallel(lambda: list(left), jobs):
         left.remove(run)
         second[run] = keep(run, now, AGAIN) if now else {}
@@ -484,7 +480,8 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # children end, too
     if options.again:
-        raise SystemExit(again(options.again, options.task, options.schedule, options.jobs))
+        wrong = again(options.again, options.task, options.schedule, options.jobs)
+        raise SystemExit(min(wrong, 1))
     failed = []
     if not options.report:
         failed = run_all(options.task, options.schedule, options.seeds, options.jobs)

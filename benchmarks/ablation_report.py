@@ -27,45 +27,55 @@ DOCS = {
 READMES = {"en": HERE.parent / "README.md", "zh": HERE.parent / "README.zh-CN.md"}
 MARK, END = "<!-- ablation -->\n", "<!-- end -->\n"
 
-#: Tasks in Chinese tables and sentences.
+#: Tasks in tables and sentences.
+ENGLISH = {
+    "300 sentences": "300 sentences", "1000 sentences": "1,000 sentences",
+    "10 images": "10 images a class", "50 images": "50 images a class", "noise": "noise",
+}  # fmt: skip
 CHINESE = {
     "300 sentences": "300 句", "1000 sentences": "1,000 句", "10 images": "每类 10 张",
     "50 images": "每类 50 张", "noise": "加噪声",
 }  # fmt: skip
+HEADS = {"en": ENGLISH, "zh": CHINESE}
 #: The heads of the table of best rows.
 COPIED = {
     "en": (
         "task",
-        "best row",
+        "to begin with",
         "code",
         "learning rate",
         "difference to full",
-        "no difference seen to it (share of the time, learning rate)",
+        "old task % (of full)",
+        "no difference seen to it, and cheaper than full (difference; time; learning rate)",
     ),
     "zh": (
         "任务",
-        "最佳策略",
+        "首选",
         "代码",
         "学习率",
         "与 full 之差",
-        "与它没有发现差别的策略（相对耗时、学习率）",
+        "旧任务 %（full）",
+        "与它没有发现差别且比 full 省时的策略（准确率之差；相对耗时；学习率）",
     ),
 }
+NOTHING_AHEAD = {"en": "full (nothing seen ahead)", "zh": "full（未发现领先者）"}
+ANOTHER = {"en": "; with another pretrained network {}", "zh": "；换一个预训练网络则为 {}"}
 #: Of a rate that is not the same in all steps.
 PEAK = {"en": "peak ", "zh": "峰值 "}
 #: Before each piece of a document's part.
 LEADS = {
     "en": (
         "What follows from the intervals:",
-        "To copy, for the task nearest to yours: what is ahead of `full` by most, or `full` where "
-        "nothing is\nseen ahead, and what is not told apart from it, the cheapest first:",
+        "To copy, for the task nearest to yours: what is ahead of `full` by most (the first of "
+        "many is ahead by luck,\ntoo: expect less of it), or `full`, for which no schedule is "
+        "needed, and what is not told apart from it:",
         "What is said of freezing first, counted over all schedules and these tasks:",
         "The code of each row:",
     ),
     "zh": (
         "由置信区间得出的结论：",
-        "可直接复制，请选与您的任务最接近的一行：领先 `full` 最多的策略（没有发现领先的，"
-        "就是 `full`），\n以及与它没有发现差别的策略，最省时的在前：",
+        "可直接复制，请选与您的任务最接近的一行：领先 `full` 最多的策略（多者之首也有运气成分，"
+        "实际优势会小一些；没有发现领先的，\n就是 `full`，无需策略），以及与它没有发现差别的策略：",
         "关于“先冻结”的三种说法，按全部策略和上述任务统计：",
         "各行的代码：",
     ),
@@ -153,6 +163,10 @@ def accuracy(one: Mapping[str, float]) -> float:
 def gap(one: Mapping[str, float]) -> float:
     """Over-fitting."""
     return one["train"] - one["accuracy"]
+
+
+def trained(one: Mapping[str, float]) -> float:
+    return one["train"]
 
 
 def kept(one: Mapping[str, float]) -> float:
@@ -251,9 +265,9 @@ def summary(found: Found, heads: Mapping[str, str], rest: Sequence[str]) -> list
             if (task, name) not in found:
                 cells.append("")
                 continue
-            sign = {1: " +", -1: " -", 0: ""}[
-                one.sign if (one := difference(found, task, name, accuracy)) else 0
-            ]
+            one = difference(found, task, name, accuracy)
+            few = "" if name == FULL else " ?"
+            sign = {1: " +", -1: " -", 0: ""}[one.sign] if one else few
             right, old = (100 * mean(found, task, name, what) for what in (accuracy, kept))
             cells.append(f"{right:.1f}{sign} ({old:.0f})")
             shares.append(time_share(found, task, name))
@@ -298,7 +312,7 @@ def claims(found: Found) -> list[str]:
             each = [difference(found, task, name, claim.what) for task in tasks]
             if any(each):
                 rows.append([name, *(judged_text(one) if one else "" for one in each)])
-        lines += ["", f"**{english}**", "", *table(["schedule", *tasks], rows)]
+        lines += ["", f"**{english}**", "", *table(["schedule", *map(ENGLISH.get, tasks)], rows)]
     return lines
 
 
@@ -313,13 +327,19 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
         if not each:
             continue
         so = [key for key, one in each.items() if one.sign == claim.sign]
-        no = sum(one.sign == -claim.sign for one in each.values())
+        against = [name for (_, name), one in each.items() if one.sign == -claim.sign]
+        no, why, zh = len(against), "", ""
+        if claim is FASTER and against and EVALUATED.issuperset(against):
+            why, zh = (
+                f" (all {', '.join(EVALUATED)}, whose evaluations count)",
+                "（都因为包含评估）",
+            )
         english = (
             f"{claim.title}: holds in {len(so)} of {len(each)} comparisons with full, the "
-            f"opposite in {no}, no difference seen in {len(each) - len(so) - no}"
+            f"opposite in {no}{why}, no difference seen in {len(each) - len(so) - no}"
         )
         chinese = (
-            f"{claim.chinese}：与 full 的 {len(each)} 次比较中，{len(so)} 次成立，{no} 次相反，"
+            f"{claim.chinese}：与 full 的 {len(each)} 次比较中，{len(so)} 次成立，{no} 次相反{zh}，"
             f"{len(each) - len(so) - no} 次没有发现差别"
         )
         if claim is OVER_FITS and so:
@@ -332,18 +352,24 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
             so = [key for key in so if key not in behind]
         if so:
             task, name = max(so, key=lambda key: claim.sign * each[key].mean)
-            english += f"; most {name} on {task} ({each[task, name].text()})"
-            chinese += f"；差别最大的是“{CHINESE[task]}”上的 {name}（{each[task, name].text()}）"
-        images = [key for key in each if "sentences" not in key[0]]
-        if claim is OVER_FITS and images:
-            right = sum(mean(found, *key, lambda one: one["train"]) >= 0.99 for key in images)
+            of_these = " of the others" if claim is OVER_FITS and behind else ""
+            english += f"; most{of_these} {name} on {ENGLISH[task]} ({each[task, name].text()})"
+            chinese += (
+                f"；{'其余' if of_these else ''}差别最大的是“{CHINESE[task]}”上的 {name}"
+                f"（{each[task, name].text()}）"
+            )
+        if claim is OVER_FITS:
+            right = sum(
+                mean(found, task, name, trained) >= 0.99 <= mean(found, task, FULL, trained)
+                for task, name in each
+            )
             english += (
-                f". In {right} of {len(images)} on images at least 99 % of what was trained on is "
-                "right: there this is the accuracy once more, with the sign turned"
+                f". In {right} of the {len(each)} both are right on at least 99 % of what they "
+                "were trained on: there this is the difference in accuracy with its sign turned"
             )
             chinese += (
-                f"。图像任务的 {len(images)} 次中有 {right} 次训练准确率不低于 99 %，"
-                "这一差值只是准确率反过来的另一种写法"
+                f"。{len(each)} 次比较中有 {right} 次双方的训练准确率都不低于 99 %，"
+                "这时该差值只是把准确率之差换了符号"
             )
         if claim is KEEPS:
             english += (
@@ -351,7 +377,7 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
                 "(ABLATION.md shows it for `full`)"
             )
             chinese += (
-                "。学习率只按准确率选取，换一个则保留的多少也不同"
+                "。学习率只按准确率选取，换一个学习率，保留的多少也会不同"
                 "（ABLATION.md 列出了 `full` 的数值）"
             )
         sentences.append((f"{english}.", f"{chinese}。"))
@@ -373,7 +399,7 @@ def rates_of_full(lines: Sequence[Mapping]) -> list[str]:
     return [
         "Rates were chosen for accuracy alone, and what is left of the old task depends on them: "
         "`full` on validation data by its rate, in brackets what was left.", "",
-        *table(["rate of full", *tasks], rows),
+        *table(["rate of full", *map(ENGLISH.get, tasks)], rows),
     ]  # fmt: skip
 
 
@@ -388,29 +414,37 @@ def leaders(found: Found) -> dict[str, str]:
     return best
 
 
-def to_copy(found: Found, heads: Mapping[str, str], language: str) -> list[str]:
-    """The best row of each task, with the rate that it had, and those as good as far as is seen.
+def to_copy(found: Found, language: str, theirs: Found) -> list[str]:
+    """The row to begin with on each task, with the rate that it had, and what is as good.
 
-    The cheapest of them first.
+    As far as is seen, and cheaper than ``full``: the cheapest first.
     """
     rows = []
     for task, name in leaders(found).items():
         given = f"`{ROWS[name].rate.replace('rate', f'{rate_kept(found, task, name):g}')}`"
-        one = difference(found, task, name, accuracy)
-        equal = {
-            other: time_share(found, task, other) for other in ROWS
+        one, other = (difference(each, task, name, accuracy) for each in (found, theirs))
+        ahead = one.text() if one else ""
+        if one and other and one.sign != other.sign:
+            ahead += ANOTHER[language].format(other.text())
+        old = f"{100 * mean(found, task, name, kept):.0f}"
+        if name != FULL:
+            old += f" ({100 * mean(found, task, FULL, kept):.0f})"
+        shares = {
+            other: share for other in ROWS
             if other != name and (to := between(found, task, other, name, accuracy))
-            and to.sign == 0
+            and to.sign == 0 and (share := time_share(found, task, other)) and share < 1
         }  # fmt: skip
-        cheapest_first = sorted(equal, key=lambda name: equal[name] or 1.0)
         said = []
-        for other in cheapest_first:
-            time = f"{equal[other]:.2f}, " if equal[other] else ""
+        for other in sorted(shares, key=lambda name: shares[name]):
+            to = between(found, task, other, name, accuracy)
             peak = "" if ROWS[other].rate == PLAIN else PEAK[language]
-            said.append(f"{other} ({time}{peak}{rate_kept(found, task, other):g})")
+            rate = f"{peak}{rate_kept(found, task, other):g}"
+            said.append(
+                f"{other} ({100 * to.mean:+.1f}; {shares[other]:.2f}; {rate})" if to else ""
+            )
         rows.append([
-            heads[task], name, f"`{ROWS[name].code_on(task)}`", given, one.text() if one else "",
-            ", ".join(said),
+            HEADS[language][task], NOTHING_AHEAD[language] if name == FULL else name,
+            f"`{ROWS[name].code_on(task)}`", given, ahead, old, ", ".join(said),
         ])  # fmt: skip
     return table(COPIED[language], rows)
 
@@ -427,6 +461,16 @@ def _named(found: Found, tasks: Sequence[str], signs: Callable[[Difference], boo
         if len(tried) == len(tasks) and all(map(signs, tried)):
             names.append(name)
     return names
+
+
+def listed(tasks: Sequence[str], word: str) -> str:
+    """Tasks in an English sentence.
+
+    >>> listed(["noise"], "and"), listed(["300 sentences", "10 images", "noise"], "or")
+    ('noise', '300 sentences, 10 images a class or noise')
+    """
+    *first, last = (ENGLISH[task] for task in tasks)
+    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 def quoted(tasks: Iterable[str]) -> str:
@@ -449,13 +493,22 @@ def advice(found: Found, theirs: Found) -> list[tuple[str, str]]:
         each = [one for name in ROWS if (one := difference(found, task, name, accuracy))]
         if most := difference(found, task, name, accuracy):
             better = sum(one.sign > 0 for one in each)
+            there = [one for name in ROWS if (one := difference(theirs, task, name, accuracy))]
             other = difference(theirs, task, name, accuracy)
             but, zh = "", ""
             if other and other.sign != most.sign:
-                but = f", with another pretrained network {judged_text(other)}"
-                zh = f"，换一个预训练网络则为 {other.text()}"
+                too = sum(one.sign > 0 for one in there)
+                but = (
+                    f"; with another pretrained network {too or 'none'} of {len(there)}, {name} "
+                    f"{judged_text(other)}"
+                )
+                zh = (
+                    f"；换一个预训练网络时，{len(there)} 种中有 {too} 种领先，"
+                    f"{name} 为 {other.text()}"
+                )
             ahead.append((
-                f"on {task} {better} of {len(each)} schedules, most {name} ({most.text()}{but})",
+                f"on {ENGLISH[task]} {better} of {len(each)} schedules, most {name} "
+                f"({most.text()}{but})",
                 f"“{CHINESE[task]}”上 {len(each)} 种策略中的 {better} 种，领先最多的是 {name}"
                 f"（{most.text()}{zh}）",
             ))  # fmt: skip
@@ -464,9 +517,9 @@ def advice(found: Found, theirs: Found) -> list[tuple[str, str]]:
         english, chinese = zip(*ahead)
         sentences.append((
             f"More accurate than training everything from the start: {'; '.join(english)}"
-            + (f"; none on {', '.join(not_ahead)}." if not_ahead else "."),
+            + (f"; none seen on {listed(not_ahead, 'or')}." if not_ahead else "."),
             f"准确率高于一开始就训练全部参数的有：{'；'.join(chinese)}"
-            + (f"；{quoted(not_ahead)}上没有。" if not_ahead else "。"),
+            + (f"；{quoted(not_ahead)}上没有发现。" if not_ahead else "。"),
         ))  # fmt: skip
     else:
         sentences.append((
@@ -484,12 +537,23 @@ def advice(found: Found, theirs: Found) -> list[tuple[str, str]]:
         english = f"On no task seen behind `full`: {', '.join(no_worse)}"
         chinese = f"在各任务上均未发现落后于 `full` 的有：{'、'.join(no_worse)}"
         if cheapest:
-            percent, code = f"{100 * shares[cheapest]:.0f} %", f"`{ROWS[cheapest].code}`"
-            english += (
-                f"; the cheapest of them is {cheapest} ({code}), at {percent} of its time, mean "
-                "over tasks"
+            code = "" if ROWS[cheapest].on_images else f"`{ROWS[cheapest].code}`"
+            share = f"{100 * shares[cheapest]:.0f} %"
+            less = sum(
+                bool((one := difference(found, task, cheapest, kept)) and one.sign < 0)
+                for task in tasks
             )
-            chinese += f"；其中最省时的是 {cheapest}（{code}），平均耗时为 `full` 的 {percent}"
+            if len(no_worse) > 1:
+                english += f"; the cheapest of them is {cheapest}"
+                chinese += f"；其中最省时的是 {cheapest}"
+            english += (
+                f"{code and f' ({code})'}, at {share} of the time of `full`, mean over tasks; it "
+                f"kept less of the old task on {less} of {len(tasks)}"
+            )
+            chinese += (
+                f"{code and f'（{code}）'}，平均耗时为 `full` 的 {share}；{len(tasks)} 个任务中有 "
+                f"{less} 个保留的旧任务能力更少"
+            )
         sentences.append((f"{english}.", f"{chinese}。"))
     keeps = [
         name for name in no_worse
@@ -550,7 +614,7 @@ def beside_published(found: Found) -> list[str]:
     rows = []
     for one in PUBLISHED:
         here = [
-            f"{task}: {verdict(seen, one.values)}" for task in one.tasks
+            f"{ENGLISH[task]}: {verdict(seen, one.values)}" for task in one.tasks
             if (seen := difference(found, task, one.name, accuracy))
         ]  # fmt: skip
         if here:
@@ -605,7 +669,7 @@ def made_again(lines: Sequence[Mapping], repeated: Iterable[Mapping]) -> list[st
     return [
         "", f"**Once more.** {total} held-out runs were made again from nothing, for images with "
         f"their pretrained network: {', '.join(where)}. {same} gave the same numbers, to the last "
-        f"bit{other}.",
+        f"bit, time and memory aside{other}.",
     ]  # fmt: skip
 
 
@@ -617,26 +681,26 @@ def with_another(found: Found, theirs: Found) -> list[str]:
             name: (ours, other) for name in ROWS
             if (ours := difference(found, task, name, accuracy))
             and (other := difference(theirs, task, name, accuracy))
+            and rate_kept(found, task, name) == rate_kept(theirs, task, name)
         }  # fmt: skip
         if pairs:
             (machine, *_) = {one["machine"] for one in theirs[task, FULL].values()}
-            unlike_here = [
-                f"{name} ({ours.text()} here, {other.text()} there)"
-                for name, (ours, other) in pairs.items() if ours.sign != other.sign
-            ]  # fmt: skip
-            opposite = sum(ours.sign * other.sign < 0 for ours, other in pairs.values())
-            but = (
-                (
-                    f"; a difference is seen with one of the networks alone for "
-                    f"{', '.join(unlike_here)}; for {opposite or 'none'} the opposite"
-                )
-                if unlike_here
-                else ""
+            unlike_here, opposite = (
+                [
+                    f"{name} ({ours.text()} here, {other.text()} there)"
+                    for name, (ours, other) in pairs.items()
+                    if ours.sign != other.sign and bool(ours.sign * other.sign) is both
+                ]
+                for both in (False, True)
             )
+            same = len(pairs) - len(unlike_here) - len(opposite)
+            one_alone = "; a difference is seen with one of the networks alone for "
+            but = one_alone + ", ".join(unlike_here) if unlike_here else ""
+            but += f"; the opposite for {', '.join(opposite) or 'none'}"
             said += [
                 "", f"**Another pretrained network.** {task} was run with the one that {machine} "
                 f"had trained, too (`results/another`): the verdict on accuracy is the same for "
-                f"{len(pairs) - len(unlike_here)} of {len(pairs)} schedules{but}.",
+                f"{same} of {len(pairs)} schedules{but}.",
             ]  # fmt: skip
     return said
 
@@ -680,6 +744,20 @@ def where_made(lines: Iterable[Mapping]) -> list[str]:
     return said
 
 
+def of_images(task: str) -> bool:
+    """Whether it begins with the network that was pretrained on images."""
+    return "sentences" not in task
+
+
+def rates_elsewhere(lines: Iterable[Mapping], task: str) -> bool:
+    """Whether its rates come from another machine than its held-out runs."""
+    by_split: dict[str, set[str]] = {"validation": set(), "held out": set()}
+    for one in lines:
+        if one["task"] == task:
+            by_split[one["split"]].add(one["machine"])
+    return bool(by_split["held out"]) and by_split["validation"] != by_split["held out"]
+
+
 def page(
     lines: Sequence[Mapping], repeated: Iterable[Mapping] = (), another: Sequence[Mapping] = ()
 ) -> str:
@@ -700,6 +778,13 @@ def page(
         f"{name} on {task}" for task, name in found
         if rate_kept(found, task, name) in edges(lines, task, name)
     ]  # fmt: skip
+    chosen = [task for task in TASKS if of_images(task) and rates_elsewhere(lines, task)]
+    elsewhere = ""
+    if chosen:
+        elsewhere = (
+            f" The rates of {listed(chosen, 'and')} were chosen with a network that another "
+            "machine had trained."
+        )
     edge = f"still there: {', '.join(at_edge)}" if at_edge else "in no row does it still lie there"
     parts = [
         "# Which schedule helps?", "",
@@ -707,13 +792,13 @@ def page(
         "`benchmarks/tasks.py` say what is learnt, those of `benchmarks/ablation.py` how. "
         f"{len(lines)} runs, {len(held_out)} of them on held-out data; {training:.1f} hours of one "
         f"processor in training, {whole:.1f} with start and evaluation (runs that were "
-        f"replaced or repeated come on top). {machines}; {versions}. "
+        f"repeated, or made with another pretrained network, come on top). {machines}; {versions}. "
         "AdamW, batches of 16, a constant rate unless the code says otherwise.", "",
         "**Rates.** Each schedule has its own best rate: three, half a decade apart, were tried on "
         f"validation data, or up to six while the best lay at the edge ({edge}), each with seeds "
         f"of their own ({tried}; 1000 sentences took the rates of 300). `full`, which all are "
-        "compared with, had twice as many seeds for it: a difference to it hangs on its rate. That "
-        "favours `full`.", "",
+        "compared with, had twice as many seeds for it: a difference to it hangs on its rate. "
+        "Twice as many seeds favour `full`.", "",
         "**Intervals.** Differences are to `full` with the same seeds, with a 95 % interval over "
         "seeds (bootstrap, widened for few seeds). Pretrained weights, validation data (300 "
         "sentences, 250 images) and held-out data (300 sentences, 500 images) are the same for all "
@@ -730,12 +815,11 @@ def page(
         "(head only, LP-FT); on images they are the same without it. `bottom 2%` of the ResNet18 "
         "is its stem and `layer1`. Statistics of BatchNorm are those of the pretrained "
         "network while a layer is frozen, as is the default, so a schedule decides about them, "
-        "too; under `noise` they do not fit, which is hard on what opens late "
-        "(`train_norm=\"always\"` was not tried). The pretrained network of the images saw "
+        "too; under `noise` they do not fit, which may be why gradual and OnPlateau fall so far "
+        "behind (`train_norm=\"always\"` was not tried). The pretrained network of the images saw "
         "most of those that `noise` trains with, without the noise. The command trains it itself, "
-        "which may give other bits on another machine: the held-out runs of one task all began "
-        "with the same network; the runs that chose its rates may have begun with one from another "
-        "machine.", "",
+        "which may give other bits on another machine; the held-out runs of one task all began "
+        f"with the same network.{elsewhere}", "",
         "**Dropped, to stay within some hours.** Rates of 1000 sentences of its own; half of the "
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
         "and with the encoder's own pooler. The tables of LISA and of surgical fine-tuning "
@@ -755,7 +839,7 @@ def page(
               + ", ".join(f"{task} {_before(found, task):.0f} %" for task in TASKS
                           if (task, FULL) in found)
               + "); time as a share of that of `full`.", "",
-              *summary(found, {task: task for task in TASKS}, ("schedule", "time"))]  # fmt: skip
+              *summary(found, ENGLISH, ("schedule", "time"))]  # fmt: skip
     parts += ["", "## What follows", "", *said(found, "en", theirs)]
     parts += ["", "## The best row of each task, to copy", "",
               "That which is ahead of `full` by most, or `full` (no schedule: everything is "
@@ -763,7 +847,7 @@ def page(
               "those whose paired difference to it spans 0, the cheapest first, with their time as "
               "a share of that of `full`, and their rate. The first of many is ahead by luck, too: "
               "expect less of it.", "",
-              *to_copy(found, {task: task for task in TASKS}, "en")]  # fmt: skip
+              *to_copy(found, "en", theirs)]  # fmt: skip
     for name, task in TASKS.items():
         if (name, FULL) in found:
             parts += ["", f"## {name}: {task.title}", "", *of_task(found, name)]
@@ -798,7 +882,7 @@ def _before(found: Found, task: str) -> float:
 def part(found: Found, language: str, theirs: Found) -> str:
     """What docs/choosing.md shows of it."""
     chinese = language == "zh"
-    heads = CHINESE if chinese else {task: task for task in TASKS}
+    heads = HEADS[language]
     titles = {name: task.chinese if chinese else task.title for name, task in TASKS.items()}
     colon = "：" if chinese else ": "
     before = "；旧任务（{}），微调前" if chinese else "; the old task ({}) before:"
@@ -817,7 +901,7 @@ def part(found: Found, language: str, theirs: Found) -> str:
     rest = ("策略", "耗时") if chinese else ("schedule", "time")
     parts = [*summary(found, heads, rest), "", *tasks, ""]
     for lead, shown in zip(LEADS[language], (
-        said(found, language, theirs), to_copy(found, heads, language),
+        said(found, language, theirs), to_copy(found, language, theirs),
         [f"- {pair[chinese]}" for pair in claims_said(found)], codes,
     )):  # fmt: skip
         parts += [lead, "", *shown, ""]
