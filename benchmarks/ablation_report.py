@@ -429,19 +429,16 @@ def to_copy(found: Found, language: str, theirs: Found) -> list[str]:
         old = f"{100 * mean(found, task, name, kept):.0f}"
         if name != FULL:
             old += f" ({100 * mean(found, task, FULL, kept):.0f})"
-        shares = {
-            other: share for other in ROWS
+        equal = [
+            (share, other, to) for other in ROWS
             if other != name and (to := between(found, task, other, name, accuracy))
             and to.sign == 0 and (share := time_share(found, task, other)) and share < 1
-        }  # fmt: skip
+        ]  # fmt: skip
         said = []
-        for other in sorted(shares, key=lambda name: shares[name]):
-            to = between(found, task, other, name, accuracy)
+        for share, other, to in sorted(equal, key=lambda one: one[0]):
             peak = "" if ROWS[other].rate == PLAIN else PEAK[language]
             rate = f"{peak}{rate_kept(found, task, other):g}"
-            said.append(
-                f"{other} ({100 * to.mean:+.1f}; {shares[other]:.2f}; {rate})" if to else ""
-            )
+            said.append(f"{other} ({100 * to.mean:+.1f}; {share:.2f}; {rate})")
         rows.append([
             HEADS[language][task], NOTHING_AHEAD[language] if name == FULL else name,
             f"`{ROWS[name].code_on(task)}`", given, ahead, old, ", ".join(said),
@@ -888,7 +885,7 @@ def part(found: Found, language: str, theirs: Found) -> str:
     before = "；旧任务（{}），微调前" if chinese else "; the old task ({}) before:"
     tasks = [
         f"- {heads[task]}{colon}{titles[task]}"
-        f"{before.format(OLD_TASKS[language]['text' if 'sentences' in task else 'images'])} "
+        f"{before.format(OLD_TASKS[language]['images' if of_images(task) else 'text'])} "
         f"{_before(found, task):.0f} %"
         for task in TASKS if (task, FULL) in found
     ]  # fmt: skip
