@@ -69,9 +69,9 @@ def ran(schedule: FreezeSchedule, steps: int = 6) -> list[set[str]]:
     optimizer = paddle.optimizer.SGD(0.1, parameters=network.parameters())
     seen = []
     with schedule.attach(network, optimizer, total_steps=steps) as freezing:
-        for _ in range(steps):
+        for step in range(1, steps + 1):  # a target that moves: at the target, nothing else would
             before = values(network)
-            (network(paddle.to_tensor([[1, 2, 8]])) ** 2).sum().backward()
+            (network(paddle.to_tensor([[1, 2, 8]])) - step).square().sum().backward()
             optimizer.step()
             optimizer.clear_grad()
             seen.append(moved(before, values(network)))
