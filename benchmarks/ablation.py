@@ -53,7 +53,7 @@ warnings.filterwarnings("ignore")
 import ablation_report
 import numpy as np
 import paddle
-from ablation_report import of_images, unlike
+from differences import of_images, unlike
 from finetune_sentiment import CACHE
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

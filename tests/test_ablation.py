@@ -23,7 +23,8 @@ def modules(monkeypatch):
     """Those of the benchmark, by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "examples"))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("schedules", "tasks", "training", "ablation", "ablation_report")
+    names = ("schedules", "tasks", "training", "published", "differences", "ablation",
+             "ablation_tables", "ablation_sentences", "ablation_report")  # fmt: skip
     found = {name: importlib.import_module(name) for name in names}
     monkeypatch.setattr(found["ablation"], "weights", lambda: "made here")
     return found
@@ -293,7 +294,8 @@ def test_a_network_that_cannot_be_made_anew_leaves_the_one_that_was_there(
 
 
 def test_what_another_pretrained_network_gives_is_compared_verdict_by_verdict(modules):
-    report, names = modules["ablation_report"], ("full", "gradual", "LISA")
+    report = modules["ablation_report"]
+    names = ("full", "gradual", "LISA")
 
     def score(better):
         return lambda run: 0.7 + 0.05 * (run.schedule in better and run.split == "held out")
@@ -310,33 +312,34 @@ def test_what_another_pretrained_network_gives_is_compared_verdict_by_verdict(mo
 
 
 def test_advice_that_another_pretrained_network_does_not_give_says_so(modules):
-    report, names = modules["ablation_report"], ("full", "gradual")
+    differences, sentences = modules["differences"], modules["ablation_sentences"]
+    names = ("full", "gradual")
 
     def score(run):
         return 0.7 + 0.05 * (run.schedule == "gradual" and run.split == "held out")
 
-    ours = report.by_row(planned(modules, score, schedules=names, seeds=6))
-    theirs = report.by_row(planned(modules, lambda run: 0.7, schedules=names, seeds=6))
-    english, chinese = report.advice(ours, theirs)[0]
+    ours = differences.by_row(planned(modules, score, schedules=names, seeds=6))
+    theirs = differences.by_row(planned(modules, lambda run: 0.7, schedules=names, seeds=6))
+    english, chinese = sentences.advice(ours, theirs)[0]
     assert english.endswith(
         "most gradual (+5.0 [5.0, 5.0]; with another pretrained network none of 1, gradual no "
         "difference seen (+0.0 [0.0, 0.0]))."
     )
     assert "换一个预训练网络时，1 种中有 0 种领先，gradual 为 +0.0 [0.0, 0.0]）" in chinese
-    assert "another pretrained network" not in report.advice(ours, ours)[0][0]
+    assert "another pretrained network" not in sentences.advice(ours, ours)[0][0]
 
 
 def test_the_time_of_what_needs_a_metric_has_the_evaluations_that_give_it(modules):
     """Ten seconds of training, a second of evaluation at the end; three more meanwhile."""
-    report = modules["ablation_report"]
+    differences = modules["differences"]
     lines = planned(modules, lambda run: 0.5, schedules=("full", "OnPlateau", "LISA"), seeds=6)
     for one in lines:
         one["seconds"], one["whole"] = 10.0, 14.0 if one["schedule"] == "OnPlateau" else 11.0
-    found = report.by_row(lines)
-    shares = {name: report.time_share(found, "noise", name) for name in ("OnPlateau", "LISA")}
+    found = differences.by_row(lines)
+    shares = {name: differences.time_share(found, "noise", name) for name in ("OnPlateau", "LISA")}
     assert shares == {"OnPlateau": pytest.approx(1.3), "LISA": pytest.approx(1.0)}
     rows = modules["schedules"].ROWS
-    assert {name for name in rows if '"loss"' in rows[name].code} == report.EVALUATED
+    assert {name for name in rows if '"loss"' in rows[name].code} == differences.EVALUATED
 
 
 def test_bottom_only_is_the_stem_and_layer1_of_the_resnet18(modules):
@@ -357,7 +360,10 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     modules, monkeypatch, capsys, tmp_path
 ):
     ablation, run_of = modules["ablation"], modules["training"].Run
-    report, finished = modules["ablation_report"], ablation.finished
+    differences = modules["differences"]
+    sentences = modules["ablation_sentences"]
+    report = modules["ablation_report"]
+    finished = ablation.finished
     lines = planned(modules, lambda run: 0.5, schedules=("full",))
     monkeypatch.setattr(
         ablation, "finished", lambda *folder: finished(*folder) if folder else lines
@@ -371,12 +377,12 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     def in_parallel(todo, jobs):
         for run in todo():
             made.append(run.seed)
-            same = {name: lines[-1][name] for name in report.NUMBERS}
+            same = {name: lines[-1][name] for name in differences.NUMBERS}
             yield run, {**same, "loss": 1.0 + (run.seed == 2), "seconds": 99.0}
 
     monkeypatch.setattr(ablation, "in_parallel", in_parallel)
     assert ablation.again([1], ["noise"], ["full"], 1) == 0
-    assert report.made_again(lines, finished(ablation.AGAIN))[1] == (
+    assert sentences.made_again(lines, finished(ablation.AGAIN))[1] == (
         "**Once more.** 1 held-out runs were made again from nothing, for images with their "
         "pretrained network: 1 on noise (seed 1; on another, 2 cores, at first on one). All gave "
         "the same numbers, to the last bit, time and memory aside."
@@ -405,6 +411,8 @@ def test_seeds_and_tasks_that_are_not_there_are_refused(modules, monkeypatch, ca
 
 def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(modules):
     """Gradual is 5 points better in every seed; LISA as often better as worse."""
+    differences = modules["differences"]
+    sentences = modules["ablation_sentences"]
     report = modules["ablation_report"]
 
     def score(run):
@@ -415,12 +423,12 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
 
     names = ("full", "gradual", "LISA", "BitFit")
     lines = planned(modules, score, tasks=("noise", "10 images"), schedules=names, seeds=8)
-    found = report.by_row(lines)
-    gradual = report.difference(found, "noise", "gradual", report.accuracy)
+    found = differences.by_row(lines)
+    gradual = differences.difference(found, "noise", "gradual", differences.accuracy)
     assert gradual.text() == "+5.0 [5.0, 5.0]"
     page = report.page(lines)
     assert "no difference seen (+0.0 [-1.5, 1.5])" in page
-    english, chinese = zip(*report.advice(found, {}))
+    english, chinese = zip(*sentences.advice(found, {}))
     assert english[0] == (
         "More accurate than training everything from the start: on 10 images a class 1 of 3 "
         "schedules, most gradual (+5.0 [5.0, 5.0]); on noise 1 of 3 schedules, most gradual "
@@ -439,15 +447,15 @@ def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(mo
 
 def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_intervals(modules):
     """One schedule takes a second less in every seed; another forgets as often as not."""
-    report = modules["ablation_report"]
+    differences, sentences = modules["differences"], modules["ablation_sentences"]
     names, tasks = ("full", "gradual", "BitFit"), ("noise", "10 images")
     lines = planned(modules, lambda run: 0.5, tasks=tasks, schedules=names, seeds=8)
     for one in lines:
         one["seconds"] -= one["schedule"] == "gradual"
         if one["schedule"] == "BitFit":
             one["old"] += 0.02 * (-1) ** one["seed"]
-    found = report.by_row(lines)
-    over_fits, faster, keeps = (english for english, _ in report.claims_said(found))
+    found = differences.by_row(lines)
+    over_fits, faster, keeps = (english for english, _ in sentences.claims_said(found))
     assert (
         "holds in 0 of 4 comparisons with full, the opposite in 0, no difference seen in 4"
         in over_fits
@@ -458,24 +466,24 @@ def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_inter
     )
     assert faster.endswith("most gradual on 10 images a class (-50.0 [-50.0, -50.0]).")
     assert "holds in 0 of 4 comparisons" in keeps
-    page = "\n".join(report.claims(found))
+    page = "\n".join(sentences.claims(found))
     assert "| gradual | -50.0 [-50.0, -50.0] | -50.0 [-50.0, -50.0] |" in page
     kept = "no difference seen (+0.0 [-1.5, 1.5])"
     assert f"| BitFit | {kept} | {kept} |" in page
-    chinese = report.claims_said(found)[1][1]
+    chinese = sentences.claims_said(found)[1][1]
     assert "与 full 的 4 次比较中，2 次成立，0 次相反，2 次没有发现差别" in chinese
     assert "“每类 10 张”上的 gradual（-50.0 [-50.0, -50.0]）" in chinese
 
 
 def test_the_rate_to_copy_is_what_the_optimizer_got(modules):
     """A slanted triangle, which peaks there."""
-    report = modules["ablation_report"]
+    differences, tables = modules["differences"], modules["ablation_tables"]
 
     def score(run):
         return 0.5 if run.split == "validation" else 0.7 + 0.05 * (run.schedule == "ULMFiT")
 
     lines = planned(modules, score, schedules=("full", "ULMFiT"), seeds=6)
-    page = "\n".join(report.to_copy(report.by_row(lines), "en", {}))
+    page = "\n".join(tables.to_copy(differences.by_row(lines), "en", {}))
     assert "| `SlantedTriangular(0.001, total_steps)` |" in page
 
 
@@ -483,7 +491,7 @@ def test_what_full_keeps_at_other_rates_is_shown_beside_the_claim(modules):
     lines = planned(modules, lambda run: 0.5, schedules=("full",))
     for one in lines:
         one["old"] = 0.5 if one["rate"] == 1e-3 else 0.9
-    shown = modules["ablation_report"].rates_of_full(lines)
+    shown = modules["ablation_tables"].rates_of_full(lines)
     assert shown[-3:] == [
         "| 0.0001 | 50.0 (90) |", "| 0.00032 | 50.0 (90) |", "| 0.001 | 50.0 (50) |"
     ]  # fmt: skip
@@ -491,19 +499,21 @@ def test_what_full_keeps_at_other_rates_is_shown_beside_the_claim(modules):
 
 def test_nothing_is_said_before_there_are_six_seeds(modules):
     """The lowest and the highest mean of five values cover 94 %."""
-    report = modules["ablation_report"]
+    differences, sentences = modules["differences"], modules["ablation_sentences"]
     lines = planned(modules, lambda run: 0.5, seeds=5)
-    found = report.by_row(lines)
-    assert report.advice(found, {}) == report.claims_said(found) == []
-    assert report.leaders(found) == {}
+    found = differences.by_row(lines)
+    assert sentences.advice(found, {}) == sentences.claims_said(found) == []
+    assert differences.leaders(found) == {}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_marked_part_of_the_documents_has_a_column_for_each_task(modules, language):
     lines = planned(modules, lambda run: 0.5, tasks=("noise",), schedules=("full",))
+    differences = modules["differences"]
+    tables = modules["ablation_tables"]
     report = modules["ablation_report"]
-    assert list(report.CHINESE) == list(modules["tasks"].TASKS)
-    part = report.part(report.by_row(lines), language, {})
+    assert list(tables.CHINESE) == list(modules["tasks"].TASKS)
+    part = report.part(differences.by_row(lines), language, {})
     assert part.splitlines()[2] == "| full | 50.0 (90) | 1.00 |"
 
 
@@ -518,14 +528,14 @@ def test_a_held_out_run_at_a_rate_that_is_no_more_the_best_does_not_count(module
 
 
 def test_published_numbers_are_set_beside_intervals_value_by_value(modules):
-    report = modules["ablation_report"]
+    differences, tables = modules["differences"], modules["ablation_tables"]
 
     def score(run):
         return 0.5 if run.split == "validation" else 0.7 + 0.05 * (run.schedule == "LP-FT")
 
     names = ("full", "LP-FT", "head only", "LISA")
     lines = planned(modules, score, tasks=("10 images",), schedules=names, seeds=8)
-    page = "\n".join(report.beside_published(report.by_row(lines)))
+    page = "\n".join(tables.beside_published(differences.by_row(lines)))
     both = "as in-distribution"
     assert f"| LP-FT | 10 images a class: +5.0 [5.0, 5.0], {both} |" in page
     assert "| head only | 10 images a class: no difference seen (+0.0 [0.0, 0.0]) |" in page
@@ -534,12 +544,12 @@ def test_published_numbers_are_set_beside_intervals_value_by_value(modules):
 
 
 def test_what_the_table_says_of_ulmfit_is_the_difference_of_the_errors_it_quotes(modules):
-    (row,) = (o for o in modules["ablation_report"].PUBLISHED if o.name == "ULMFiT")
+    (row,) = (o for o in modules["published"].PUBLISHED if o.name == "ULMFiT")
     assert row.values == {"IMDb": 1.87, "TREC-6": 1.17, "AG": 0.43}
 
 
 def test_each_published_row_names_a_schedule_and_tasks_that_are_there(modules):
-    for one in modules["ablation_report"].PUBLISHED:
+    for one in modules["published"].PUBLISHED:
         assert one.name in modules["schedules"].ROWS
         assert all(modules["schedules"].ROWS[one.name].tried_on(task) for task in one.tasks)
         assert set(one.tasks) <= set(modules["tasks"].TASKS)
@@ -582,7 +592,7 @@ def test_a_task_that_takes_the_rates_of_another_has_held_out_runs_alone(modules)
     assert modules["ablation"].counted(lines) == lines
 
 
-@pytest.mark.parametrize("name", ["ablation", "ablation_report", "training"])
+@pytest.mark.parametrize("name", ["ablation", "ablation_tables", "ablation_sentences", "training"])
 def test_the_examples_in_docstrings_hold(modules, name):
     found = doctest.testmod(modules[name])
     assert (found.failed, found.attempted > 0) == (0, True)
@@ -603,11 +613,12 @@ def test_what_the_documents_say_beside_the_tables_is_so(modules):
 
 def test_the_documents_say_what_the_results_say(modules):
     """Else: ``python benchmarks/ablation.py --report``, or the whole of it after other code."""
-    ablation, report = modules["ablation"], modules["ablation_report"]
+    differences, report = modules["differences"], modules["ablation_report"]
+    ablation = modules["ablation"]
     lines = ablation.counted(ablation.finished())
-    found = report.by_row(lines)
+    found = differences.by_row(lines)
     repeated, another = ablation.finished(ablation.AGAIN), ablation.finished(ablation.ANOTHER)
-    theirs, page = report.by_row(another), report.page(lines, repeated, another)
+    theirs, page = differences.by_row(another), report.page(lines, repeated, another)
     assert report.REPORT.read_text(encoding="utf-8") == page
     for language in ("en", "zh"):
         for files, wanted in (
