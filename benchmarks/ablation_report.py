@@ -126,11 +126,11 @@ def page(
         "(head only, LP-FT); on images they are the same without it. `bottom 2%` of the ResNet18 "
         "is its stem and `layer1`. Statistics of BatchNorm are those of the pretrained "
         "network while a layer is frozen, as is the default, so a schedule decides about them, "
-        "too; under `noise` they do not fit, which may be why gradual and OnPlateau fall so far "
-        "behind (`train_norm=\"always\"` was not tried). The pretrained network of the images saw "
-        "most of those that `noise` trains with, without the noise. The command trains it itself, "
-        "which may give other bits on another machine; the held-out runs of one task all began "
-        f"with the same network.{elsewhere}", "",
+        "too; under `noise` they do not fit, which is most of why gradual falls so far behind: "
+        "`gradual, norms` is the same with norms that train from the start. The pretrained network "
+        "of the images saw most of those that `noise` trains with, without the noise. The command "
+        "trains it itself, which may give other bits on another machine; the held-out runs of one "
+        f"task all began with the same network.{elsewhere}", "",
         "**Dropped, to stay within some hours.** Rates of 1000 sentences of its own; half of the "
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
         "and with the encoder's own pooler. The tables of LISA and of surgical fine-tuning "

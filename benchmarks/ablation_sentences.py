@@ -13,6 +13,7 @@ from differences import (
     Difference,
     Found,
     accuracy,
+    between,
     by_row,
     difference,
     gap,
@@ -264,10 +265,23 @@ def advice(found: Found, theirs: Found) -> list[tuple[str, str]]:
         zh = {1: "准确率高于训练全部参数", 0: "与训练全部参数没有发现差别",
               -1: "准确率低于训练全部参数"}[bottom.sign]  # fmt: skip
         code = f"`{ROWS['bottom only'].code}`"
+        gain = between(found, "noise", "gradual, norms", "gradual", accuracy)
+        left = difference(found, "noise", "gradual, norms", accuracy)
+        norms, zh_norms = "", ""
+        if gain and left:
+            norms_code = f"`{ROWS['gradual, norms'].code}`"
+            norms = (
+                f"; normalization that trains from the start ({norms_code}) changed gradual by "
+                f"{gain.text()}, which leaves it at {left.text()} to `full`"
+            )
+            zh_norms = (
+                f"；归一化层从一开始就训练（{norms_code}）使 gradual 的准确率变化 {gain.text()}，"
+                f"此时与 `full` 之差为 {left.text()}"
+            )
         sentences.append((
             f"Where the input changed and the labels did not (noise), training the bottom alone "
-            f"({code}) {seen} ({bottom.text()}).",
-            f"输入变化而标签不变时（加噪声），只训练底层（{code}）{zh}（{bottom.text()}）。",
+            f"({code}) {seen} ({bottom.text()}){norms}.",
+            f"输入变化而标签不变时（加噪声），只训练底层（{code}）{zh}（{bottom.text()}）{zh_norms}。",
         ))  # fmt: skip
     return sentences
 

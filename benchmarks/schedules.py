@@ -78,4 +78,5 @@ ROWS = {
     "ByGradient": Row("FreezeSchedule(strategy=ByGradient())"),
     "BitFit": Row("FreezeSchedule.bitfit()", -2.5),
     "bottom only": Row('FreezeSchedule(unfreeze_at={0: "bottom 2%"})', tasks=("noise",)),
+    "gradual, norms": Row('FreezeSchedule(train_norm="always")', tasks=("noise",)),
 }  # fmt: skip
