@@ -53,11 +53,11 @@ warnings.filterwarnings("ignore")
 import ablation_report
 import numpy as np
 import paddle
-from differences import of_images, unlike
+from differences import unlike
 from finetune_sentiment import CACHE
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from schedules import ROWS, Row
+from schedules import ROWS, Row, of_images
 from tasks import TASKS, fetch_digits, pretrained
 from training import Run, first_weights, results
 

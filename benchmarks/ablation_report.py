@@ -10,20 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ablation_sentences import (
-    advice,
-    claims,
-    claims_said,
+from ablation_runs import (
+    edges,
     hours,
-    listed,
     made_again,
-    quoted,
     rates_elsewhere,
+    unfinished,
     where_made,
     with_another,
 )
+from ablation_sentences import advice, claims, claims_said, listed, quoted
 from ablation_tables import (
-    ALL_SEEDS,
     ENGLISH,
     HEADS,
     beside_published,
@@ -32,8 +29,8 @@ from ablation_tables import (
     summary,
     to_copy,
 )
-from differences import FULL, Found, by_row, mean, of_images, rate_kept
-from schedules import PLAIN, ROWS
+from differences import FULL, Found, by_row, mean, rate_kept
+from schedules import PLAIN, ROWS, of_images
 from tasks import TASKS
 
 HERE = Path(__file__).parent
@@ -168,24 +165,6 @@ def page(
     return "\n".join(parts)
 
 
-def unfinished(found: Found) -> dict[str, list[str]]:
-    """By task the schedules that lack seeds."""
-    return {
-        task: few for task in TASKS
-        if (few := [name for name, row in ROWS.items()
-                    if row.tried_on(task) and len(found.get((task, name), {})) < ALL_SEEDS])
-    }  # fmt: skip
-
-
-def edges(lines: Sequence[Mapping], task: str, name: str) -> set[float]:
-    """The lowest and the highest rate that was tried."""
-    rates = {
-        one["rate"] for one in lines
-        if (one["task"], one["schedule"], one["split"]) == (task, name, "validation")
-    }  # fmt: skip
-    return {min(rates), max(rates)} if rates else set()
-
-
 def _before(found: Found, task: str) -> float:
     return 100 * mean(found, task, FULL, lambda one: one["old_before"])
 
@@ -213,7 +192,7 @@ def part(found: Found, language: str, theirs: Found) -> str:
     parts = [*summary(found, heads, rest), "", *tasks, ""]
     for lead, shown in zip(LEADS[language], (
         said(found, language, theirs), to_copy(found, language, theirs),
-        [f"- {pair[chinese]}" for pair in claims_said(found)], codes,
+        [f"- {pair[chinese]}" for pair in claims_said(found).values()], codes,
     )):  # fmt: skip
         parts += [lead, "", *shown, ""]
     if few := unfinished(found):

@@ -14,17 +14,14 @@ from differences import (
     Found,
     accuracy,
     between,
-    by_row,
     difference,
     gap,
     kept,
     leaders,
     mean,
-    rate_kept,
     seconds,
     time_share,
     trained,
-    unlike,
 )
 from schedules import ROWS
 from tasks import TASKS
@@ -59,7 +56,7 @@ def claims(found: Found) -> list[str]:
     """The three claims, of every schedule on every task."""
     lines = []
     tasks = [task for task in TASKS if (task, FULL) in found]
-    for claim, (english, _) in zip(CLAIMS, claims_said(found)):
+    for claim, (english, _) in claims_said(found).items():
         rows = []
         for name in ROWS:
             each = [difference(found, task, name, claim.what) for task in tasks]
@@ -69,9 +66,9 @@ def claims(found: Found) -> list[str]:
     return lines
 
 
-def claims_said(found: Found) -> list[tuple[str, str]]:
-    """How often each claim holds, in two languages."""
-    sentences = []
+def claims_said(found: Found) -> dict[Claim, tuple[str, str]]:
+    """How often each claim holds, in two languages; without those that nothing was compared for."""
+    sentences = {}
     for claim in CLAIMS:
         each = {
             (task, name): one for task in TASKS for name in ROWS
@@ -85,7 +82,7 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
         if claim is FASTER and against and EVALUATED.issuperset(against):
             why, zh = (
                 f" (all {', '.join(EVALUATED)}, whose evaluations count)",
-                "（都因为包含评估）",
+                f"（都是 {'、'.join(EVALUATED)}，因为包含评估）",
             )
         english = (
             f"{claim.title}: holds in {len(so)} of {len(each)} comparisons with full, the "
@@ -133,7 +130,7 @@ def claims_said(found: Found) -> list[tuple[str, str]]:
                 "。学习率只按准确率选取，换一个学习率，保留的多少也会不同"
                 "（ABLATION.md 列出了 `full` 的数值）"
             )
-        sentences.append((f"{english}.", f"{chinese}。"))
+        sentences[claim] = f"{english}.", f"{chinese}。"
     return sentences
 
 
@@ -159,250 +156,164 @@ def listed(tasks: Sequence[str], word: str) -> str:
 
 
 def quoted(tasks: Iterable[str]) -> str:
-    """Tasks in a Chinese sentence."""
-    return "、".join(f"“{CHINESE[task]}”" for task in tasks)
+    """Tasks in a Chinese sentence; between quotation marks there is no comma (GB/T 15834)."""
+    return "".join(f"“{CHINESE[task]}”" for task in tasks)
 
 
-def advice(found: Found, theirs: Found) -> list[tuple[str, str]]:
+Sentence = tuple[str, str]
+
+
+def advice(found: Found, theirs: Found) -> list[Sentence]:
     """At most five sentences, in two languages, each from intervals and naming its rows.
 
     What another pretrained network gave, in ``theirs``, is said where its verdict is another one.
     """
     best = leaders(found)
-    tasks = list(best)
-    if not tasks:
+    if not best:
         return []
-    not_ahead = [task for task, name in best.items() if name == FULL]
-    ahead = []
+    tasks = list(best)
+    each = (
+        _ahead(found, theirs, best), _not_behind(found, tasks), _keeps_more(found, tasks),
+        _behind(found, tasks), _under_noise(found),
+    )  # fmt: skip
+    return [one for one in each if one]
+
+
+def _ahead(found: Found, theirs: Found, best: Mapping[str, str]) -> Sentence:
+    """What is more accurate than training everything, on which task."""
+    none_on = [task for task, name in best.items() if name == FULL]
+    on_tasks = []
     for task, name in best.items():
-        each = [one for name in ROWS if (one := difference(found, task, name, accuracy))]
-        if most := difference(found, task, name, accuracy):
-            better = sum(one.sign > 0 for one in each)
-            there = [one for name in ROWS if (one := difference(theirs, task, name, accuracy))]
-            other = difference(theirs, task, name, accuracy)
-            but, zh = "", ""
-            if other and other.sign != most.sign:
-                too = sum(one.sign > 0 for one in there)
-                but = (
-                    f"; with another pretrained network {too or 'none'} of {len(there)}, {name} "
-                    f"{judged_text(other)}"
-                )
-                zh = (
-                    f"；换一个预训练网络时，{len(there)} 种中有 {too} 种领先，"
-                    f"{name} 为 {other.text()}"
-                )
-            ahead.append((
-                f"on {ENGLISH[task]} {better} of {len(each)} schedules, most {name} "
-                f"({most.text()}{but})",
-                f"“{CHINESE[task]}”上 {len(each)} 种策略中的 {better} 种，领先最多的是 {name}"
-                f"（{most.text()}{zh}）",
-            ))  # fmt: skip
-    sentences = []
-    if ahead:
-        english, chinese = zip(*ahead)
-        sentences.append((
-            f"More accurate than training everything from the start: {'; '.join(english)}"
-            + (f"; none seen on {listed(not_ahead, 'or')}." if not_ahead else "."),
-            f"准确率高于一开始就训练全部参数的有：{'；'.join(chinese)}"
-            + (f"；{quoted(not_ahead)}上没有发现。" if not_ahead else "。"),
+        most, there = (difference(each, task, name, accuracy) for each in (found, theirs))
+        if not most:
+            continue
+        better, tried = _better(found, task)
+        but, zh = "", ""
+        if there and there.sign != most.sign:
+            too, of = _better(theirs, task)
+            but = (
+                f"; with another pretrained network {too or 'none'} of {of}, {name} "
+                f"{judged_text(there)}"
+            )
+            zh_too = f"中有 {too} 种领先" if too else "无一领先"
+            zh = f"；换一个预训练网络时，{of} 种{zh_too}，{name} 为 {there.text()}"
+        on_tasks.append((
+            f"on {ENGLISH[task]} {better} of {tried} schedules, most {name} ({most.text()}{but})",
+            f"“{CHINESE[task]}”上 {tried} 种策略中的 {better} 种，领先最多的是 {name}"
+            f"（{most.text()}{zh}）",
         ))  # fmt: skip
-    else:
-        sentences.append((
+    if not on_tasks:
+        return (
             "No schedule was seen to be more accurate than training everything from the start at "
             "its own best rate.",
             "在各自最佳学习率下，没有发现哪种策略的准确率高于一开始就训练全部参数。",
-        ))  # fmt: skip
+        )
+    english, chinese = zip(*on_tasks)
+    return (
+        f"More accurate than training everything from the start: {'; '.join(english)}"
+        + (f"; none seen on {listed(none_on, 'or')}." if none_on else "."),
+        f"准确率高于一开始就训练全部参数的有：{'；'.join(chinese)}"
+        + (f"；{quoted(none_on)}上没有发现。" if none_on else "。"),
+    )
+
+
+def _better(found: Found, task: str) -> tuple[int, int]:
+    """How many schedules are ahead of ``full``, and how many were tried."""
+    each = [one for name in ROWS if (one := difference(found, task, name, accuracy))]
+    return sum(one.sign > 0 for one in each), len(each)
+
+
+def _not_behind(found: Found, tasks: Sequence[str]) -> Sentence | None:
+    """What was on no task seen to be less accurate, and the cheapest of it."""
     no_worse = _named(found, tasks, lambda one: one.sign >= 0)
-    if no_worse:
-        shares = {
-            name: statistics.mean(each) for name in no_worse
-            if None not in (each := [time_share(found, task, name) for task in tasks])
-        }  # fmt: skip
-        cheapest = min(shares, key=lambda name: shares[name], default=None)
-        english = f"On no task seen behind `full`: {', '.join(no_worse)}"
-        chinese = f"在各任务上均未发现落后于 `full` 的有：{'、'.join(no_worse)}"
-        if cheapest:
-            code = "" if ROWS[cheapest].on_images else f"`{ROWS[cheapest].code}`"
-            share = f"{100 * shares[cheapest]:.0f} %"
-            less = sum(
-                bool((one := difference(found, task, cheapest, kept)) and one.sign < 0)
-                for task in tasks
-            )
-            if len(no_worse) > 1:
-                english += f"; the cheapest of them is {cheapest}"
-                chinese += f"；其中最省时的是 {cheapest}"
-            english += (
-                f"{code and f' ({code})'}, at {share} of the time of `full`, mean over tasks; it "
-                f"kept less of the old task on {less} of {len(tasks)}"
-            )
-            chinese += (
-                f"{code and f'（{code}）'}，平均耗时为 `full` 的 {share}；{len(tasks)} 个任务中有 "
-                f"{less} 个保留的旧任务能力更少"
-            )
-        sentences.append((f"{english}.", f"{chinese}。"))
+    if not no_worse:
+        return None
+    shares = {
+        name: statistics.mean(each) for name in no_worse
+        if None not in (each := [time_share(found, task, name) for task in tasks])
+    }  # fmt: skip
+    english = f"On no task seen behind `full`: {', '.join(no_worse)}"
+    chinese = f"在各任务上均未发现落后于 `full` 的有：{'、'.join(no_worse)}"
+    if shares:
+        cheapest = min(shares, key=lambda name: shares[name])
+        code = "" if ROWS[cheapest].on_images else f"`{ROWS[cheapest].code}`"
+        share = f"{100 * shares[cheapest]:.0f} %"
+        less = sum(
+            bool((one := difference(found, task, cheapest, kept)) and one.sign < 0)
+            for task in tasks
+        )
+        if len(no_worse) > 1:
+            english += f"; the cheapest of them is {cheapest}"
+            chinese += f"；其中最省时的是 {cheapest}"
+        whole = less == len(tasks)
+        english += (
+            f"{code and f' ({code})'}, at {share} of the time of `full`, mean over tasks; it kept "
+            f"less of the old task on {f'all {less}' if whole else f'{less} of {len(tasks)}'}"
+        )
+        chinese += f"{code and f'（{code}）'}，平均耗时为 `full` 的 {share}；" + (
+            f"在全部 {less} 个任务上保留的旧任务能力都更少" if whole
+            else f"{len(tasks)} 个任务中有 {less} 个保留的旧任务能力更少"
+        )  # fmt: skip
+    return f"{english}.", f"{chinese}。"
+
+
+def _keeps_more(found: Found, tasks: Sequence[str]) -> Sentence | None:
+    """What kept more of the old task everywhere, and was nowhere less accurate."""
     keeps = [
-        name for name in no_worse
+        name for name in _named(found, tasks, lambda one: one.sign >= 0)
         if all((one := difference(found, t, name, kept)) and one.sign > 0 for t in tasks)
     ]  # fmt: skip
-    if keeps:
-        sentences.append((
-            f"If it must keep what it could do: {', '.join(keeps)} kept more of the old task on "
-            "every task, and were not seen behind in accuracy.",
-            f"需要保留原有能力时：{'、'.join(keeps)} 在每个任务上都保留了更多旧任务的能力，"
-            "准确率也没有发现落后。",
-        ))  # fmt: skip
+    if not keeps:
+        return None
+    return (
+        f"If it must keep what it could do: {', '.join(keeps)} kept more of the old task on "
+        "every task, and were not seen behind in accuracy.",
+        f"需要保留原有能力时：{'、'.join(keeps)} 在每个任务上都保留了更多旧任务的能力，"
+        "准确率也没有发现落后。",
+    )
+
+
+def _behind(found: Found, tasks: Sequence[str]) -> Sentence | None:
+    """What is less accurate everywhere."""
     behind = _named(found, tasks, lambda one: one.sign < 0)
-    if behind:
-        sentences.append((
-            f"Behind `full` on all {len(tasks)} tasks: {', '.join(behind)}.",
-            f"在全部 {len(tasks)} 个任务上都落后于 `full` 的有：{'、'.join(behind)}。",
-        ))  # fmt: skip
+    if not behind:
+        return None
+    return (
+        f"Behind `full` on all {len(tasks)} tasks: {', '.join(behind)}.",
+        f"在全部 {len(tasks)} 个任务上都落后于 `full` 的有：{'、'.join(behind)}。",
+    )
+
+
+def _under_noise(found: Found) -> Sentence | None:
+    """What training the bottom alone is worth there, and what norms that follow the new input."""
     bottom = difference(found, "noise", "bottom only", accuracy)
-    if bottom:
-        than = "training everything"
-        seen = {1: f"was more accurate than {than}", 0: f"showed no difference to {than}",
-                -1: f"was less accurate than {than}"}[bottom.sign]  # fmt: skip
-        zh = {1: "准确率高于训练全部参数", 0: "与训练全部参数没有发现差别",
-              -1: "准确率低于训练全部参数"}[bottom.sign]  # fmt: skip
-        code = f"`{ROWS['bottom only'].code}`"
-        gain = between(found, "noise", "gradual, norms", "gradual", accuracy)
-        left = difference(found, "noise", "gradual, norms", accuracy)
-        norms, zh_norms = "", ""
-        if gain and left:
-            norms_code = f"`{ROWS['gradual, norms'].code}`"
-            norms = (
-                f"; normalization that trains from the start ({norms_code}) changed gradual by "
-                f"{gain.text()}, which leaves it at {left.text()} to `full`"
+    if not bottom:
+        return None
+    seen, zh_seen = {
+        1: ("was more accurate than", "准确率高于训练全部参数"),
+        0: ("showed no difference to", "与训练全部参数没有发现差别"),
+        -1: ("was less accurate than", "准确率低于训练全部参数"),
+    }[bottom.sign]
+    code = f"`{ROWS['bottom only'].code}`"
+    changes = []
+    for name in ("gradual + norms", "gradual + statistics"):
+        gain = between(found, "noise", name, "gradual", accuracy)
+        if gain and (rest := difference(found, "noise", name, accuracy)):
+            changes.append((f"`{ROWS[name].code}`", gain.text(), rest.text()))
+    norms, zh_norms = "", ""
+    if changes:
+        norms = (
+            "; gradual, whose frozen norms keep their statistics, changes by "
+            + " and by ".join(
+                f"{gain} with {made} (to `full`: {rest})" for made, gain, rest in changes
             )
-            zh_norms = (
-                f"；归一化层从一开始就训练（{norms_code}）使 gradual 的准确率变化 {gain.text()}，"
-                f"此时与 `full` 之差为 {left.text()}"
-            )
-        sentences.append((
-            f"Where the input changed and the labels did not (noise), training the bottom alone "
-            f"({code}) {seen} ({bottom.text()}){norms}.",
-            f"输入变化而标签不变时（加噪声），只训练底层（{code}）{zh}（{bottom.text()}）{zh_norms}。",
-        ))  # fmt: skip
-    return sentences
-
-
-def made_again(lines: Sequence[Mapping], repeated: Iterable[Mapping]) -> list[str]:
-    """How many held-out runs were made once more, and whether they gave the same numbers."""
-    found = by_row(lines)
-    pairs: dict[str, list[tuple[Mapping, Mapping]]] = {}
-    for other in repeated:
-        one = found.get((other["task"], other["schedule"]), {}).get(other["seed"])
-        if one and one["rate"] == other["rate"]:
-            pairs.setdefault(other["task"], []).append((one, other))
-    if not pairs:
-        return []
-    total = sum(map(len, pairs.values()))
-    differ = [
-        f"{one['schedule']} on {task}, seed {one['seed']} ({', '.join(names)})"
-        for task, each in pairs.items() for one, other in each if (names := unlike(one, other))
-    ]  # fmt: skip
-    where = []
-    for task in TASKS:
-        if task in pairs:
-            seeds = sorted({str(other["seed"]) for _, other in pairs[task]})
-            machines = sorted({
-                f"; on {other['machine']}, at first on {one['machine']}"
-                for one, other in pairs[task] if one["machine"] != other["machine"]
-            })  # fmt: skip
-            where.append(
-                f"{len(pairs[task])} on {task} (seed{'s' * (len(seeds) > 1)} "
-                f"{' and '.join(seeds)}{''.join(machines)})"
-            )
-    same = f"{total - len(differ)} of them" if differ else "All"
-    other = f"; others in {'; '.join(differ)}" if differ else ""
-    return [
-        "", f"**Once more.** {total} held-out runs were made again from nothing, for images with "
-        f"their pretrained network: {', '.join(where)}. {same} gave the same numbers, to the last "
-        f"bit, time and memory aside{other}.",
-    ]  # fmt: skip
-
-
-def with_another(found: Found, theirs: Found) -> list[str]:
-    """Whether a network that another machine had pretrained gives the same verdicts."""
-    said = []
-    for task in TASKS:
-        pairs = {
-            name: (ours, other) for name in ROWS
-            if (ours := difference(found, task, name, accuracy))
-            and (other := difference(theirs, task, name, accuracy))
-            and rate_kept(found, task, name) == rate_kept(theirs, task, name)
-        }  # fmt: skip
-        if pairs:
-            (machine, *_) = {one["machine"] for one in theirs[task, FULL].values()}
-            unlike_here, opposite = (
-                [
-                    f"{name} ({ours.text()} here, {other.text()} there)"
-                    for name, (ours, other) in pairs.items()
-                    if ours.sign != other.sign and bool(ours.sign * other.sign) is both
-                ]
-                for both in (False, True)
-            )
-            same = len(pairs) - len(unlike_here) - len(opposite)
-            one_alone = "; a difference is seen with one of the networks alone for "
-            but = one_alone + ", ".join(unlike_here) if unlike_here else ""
-            but += f"; the opposite for {', '.join(opposite) or 'none'}"
-            said += [
-                "", f"**Another pretrained network.** {task} was run with the one that {machine} "
-                f"had trained, too (`results/another`): the verdict on accuracy is the same for "
-                f"{same} of {len(pairs)} schedules{but}.",
-            ]  # fmt: skip
-    return said
-
-
-def hours(lines: Iterable[Mapping]) -> tuple[float, float]:
-    """Of one processor, for training, and for all that runs did.
-
-    Older lines have no ``whole``: what came on top is taken from others of their task.
-    """
-    lines = list(lines)
-    top: dict[str, list[float]] = {}
-    for one in lines:
-        if "whole" in one:
-            top.setdefault(one["task"], []).append(one["whole"] - one["seconds"])
-    training = sum(one["seconds"] for one in lines)
-    beside = sum(
-        one["whole"] - one["seconds"] if "whole" in one
-        else statistics.mean(top.get(one["task"], [0.0]))
-        for one in lines
-    )  # fmt: skip
-    return training / 3600, (training + beside) / 3600
-
-
-def _machines(lines: Iterable[Mapping]) -> dict[tuple[str, str], set[str]]:
-    """Those that each task was run on, for its rates ("validation") and after that ("held out")."""
-    found: dict[tuple[str, str], set[str]] = {}
-    for one in lines:
-        found.setdefault((one["task"], one["split"]), set()).add(one["machine"])
-    return found
-
-
-def where_made(lines: Iterable[Mapping]) -> list[str]:
-    """Each machine, and what was made on it: tasks, and rates of others.
-
-    >>> made = dict(task="noise", schedule="full", machine="A")
-    >>> where_made([{**made, "split": "validation"}, {**made, "machine": "B", "split": "held out"}])
-    ['A (rates of noise)', 'B (noise)']
-    """
-    found = _machines(lines)
-    said = []
-    for machine in sorted(set().union(*found.values())):
-        held, rates = (
-            [task for task in TASKS if machine in found.get((task, split), ())]
-            for split in ("held out", "validation")
         )
-        rates = [task for task in rates if task not in held]
-        words = [", ".join(held)] * bool(held) + [f"rates of {', '.join(rates)}"] * bool(rates)
-        said.append(f"{machine} ({'; '.join(words)})")
-    return said
-
-
-def rates_elsewhere(lines: Iterable[Mapping], task: str) -> bool:
-    """Whether its rates come from another machine than its held-out runs."""
-    found = _machines(lines)
-    rates, held = (found.get((task, split), set()) for split in ("validation", "held out"))
-    return bool(held) and rates != held
+        zh_norms = "；gradual 的冻结归一化层保留原统计量，" + "，".join(
+            f"改用 {made} 后准确率变化 {gain}（与 `full` 之差 {rest}）"
+            for made, gain, rest in changes
+        )
+    return (
+        f"Where the input changed and the labels did not (noise), training the bottom alone "
+        f"({code}) {seen} training everything ({bottom.text()}){norms}.",
+        f"输入变化而标签不变时（加噪声），只训练底层（{code}）{zh_seen}（{bottom.text()}）{zh_norms}。",
+    )

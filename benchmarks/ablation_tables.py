@@ -56,7 +56,7 @@ COPIED = {
     ),
 }
 NOTHING_AHEAD = {"en": "full (nothing seen ahead)", "zh": "full（未发现领先者）"}
-ANOTHER = {"en": "; with another pretrained network {}", "zh": "；换一个预训练网络则为 {}"}
+OTHER_NETWORK = {"en": "; with another pretrained network {}", "zh": "；换一个预训练网络则为 {}"}
 #: Of a rate that is not the same in all steps.
 PEAK = {"en": "peak ", "zh": "峰值 "}
 ALL_SEEDS = 8
@@ -81,9 +81,9 @@ def of_task(found: Found, task: str) -> list[str]:
             continue
         few = "" if len(seeds) >= ALL_SEEDS else f" ({len(seeds)} seeds)"
         code = f"`{row.code_on(task)}`" + ("" if row.rate == PLAIN else f", rates `{row.rate}`")
-        rate = next(iter(seeds.values()))["rate"]
         rows.append([
-            f"{name}{few}", code, f"{rate:g}", f"{100 * mean(found, task, name, accuracy):.1f}",
+            f"{name}{few}", code, f"{rate_kept(found, task, name):g}",
+            f"{100 * mean(found, task, name, accuracy):.1f}",
             judged_text(difference(found, task, name, accuracy)),
             f"{100 * mean(found, task, name, gap):.1f}",
             f"{100 * mean(found, task, name, kept):.1f}",
@@ -114,7 +114,12 @@ def summary(found: Found, heads: Mapping[str, str], rest: Sequence[str]) -> list
             shares.append(time_share(found, task, name))
         if shares:
             known = [one for one in shares if one is not None]
-            rows.append([name, *cells, f"{statistics.mean(known):.2f}" if known else "-"])
+            alone = (
+                f" ({', '.join(heads[task] for task in only)})"
+                if (only := ROWS[name].tasks)
+                else ""
+            )
+            rows.append([name, *cells, f"{statistics.mean(known):.2f}{alone}" if known else "-"])
     return table([rest[0], *(heads[task] for task in tasks), rest[1]], rows)
 
 
@@ -145,23 +150,23 @@ def to_copy(found: Found, language: str, theirs: Found) -> list[str]:
     rows = []
     for task, name in leaders(found).items():
         given = f"`{ROWS[name].rate.replace('rate', f'{rate_kept(found, task, name):g}')}`"
-        one, other = (difference(each, task, name, accuracy) for each in (found, theirs))
-        ahead = one.text() if one else ""
-        if one and other and one.sign != other.sign:
-            ahead += ANOTHER[language].format(other.text())
+        here, there = (difference(each, task, name, accuracy) for each in (found, theirs))
+        ahead = here.text() if here else ""
+        if here and there and here.sign != there.sign:
+            ahead += OTHER_NETWORK[language].format(there.text())
         old = f"{100 * mean(found, task, name, kept):.0f}"
         if name != FULL:
             old += f" ({100 * mean(found, task, FULL, kept):.0f})"
         equal = [
-            (share, other, to) for other in ROWS
-            if other != name and (to := between(found, task, other, name, accuracy))
-            and to.sign == 0 and (share := time_share(found, task, other)) and share < 1
+            (share, cheaper, to) for cheaper in ROWS
+            if cheaper != name and (to := between(found, task, cheaper, name, accuracy))
+            and to.sign == 0 and (share := time_share(found, task, cheaper)) and share < 1
         ]  # fmt: skip
         said = []
-        for share, other, to in sorted(equal, key=lambda one: one[0]):
-            peak = "" if ROWS[other].rate == PLAIN else PEAK[language]
-            rate = f"{peak}{rate_kept(found, task, other):g}"
-            said.append(f"{other} ({100 * to.mean:+.1f}; {share:.2f}; {rate})")
+        for share, cheaper, to in sorted(equal, key=lambda one: one[0]):
+            peak = "" if ROWS[cheaper].rate == PLAIN else PEAK[language]
+            rate = f"{peak}{rate_kept(found, task, cheaper):g}"
+            said.append(f"{cheaper} ({to.text()}; {share:.2f}; {rate})")
         rows.append([
             HEADS[language][task], NOTHING_AHEAD[language] if name == FULL else name,
             f"`{ROWS[name].code_on(task)}`", given, ahead, old, ", ".join(said),

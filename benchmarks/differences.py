@@ -154,8 +154,3 @@ def leaders(found: Found) -> dict[str, str]:
 def unlike(one: Mapping, other: Mapping) -> list[str]:
     """Which numbers of a run are others, to the last bit, when it is made once more."""
     return [name for name in NUMBERS if one.get(name) != other.get(name)]
-
-
-def of_images(task: str) -> bool:
-    """Whether it begins with the network that was pretrained on images."""
-    return "sentences" not in task

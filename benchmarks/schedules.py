@@ -16,6 +16,11 @@ PLAIN = "rate"
 SLANTED = "SlantedTriangular(rate, total_steps)"
 
 
+def of_images(task: str) -> bool:
+    """Whether it begins with the network that was pretrained on images."""
+    return "sentences" not in task
+
+
 @dataclass(frozen=True)
 class Row:
     """One schedule.
@@ -43,7 +48,7 @@ class Row:
 
     def code_on(self, task: str) -> str:
         """What gives it on this task."""
-        return self.code if "sentences" in task else self.on_images or self.code
+        return (self.on_images or self.code) if of_images(task) else self.code
 
     def schedule(self, task: str) -> FreezeSchedule:
         """A new one."""
@@ -78,5 +83,6 @@ ROWS = {
     "ByGradient": Row("FreezeSchedule(strategy=ByGradient())"),
     "BitFit": Row("FreezeSchedule.bitfit()", -2.5),
     "bottom only": Row('FreezeSchedule(unfreeze_at={0: "bottom 2%"})', tasks=("noise",)),
-    "gradual, norms": Row('FreezeSchedule(train_norm="always")', tasks=("noise",)),
+    "gradual + norms": Row('FreezeSchedule(train_norm="always")', tasks=("noise",)),
+    "gradual + statistics": Row('FreezeSchedule(frozen_norm="train")', tasks=("noise",)),
 }  # fmt: skip
