@@ -41,6 +41,7 @@ import logging
 import multiprocessing
 import signal
 import statistics
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -53,8 +54,8 @@ warnings.filterwarnings("ignore")
 import ablation_report
 import numpy as np
 import paddle
-from differences import unlike
-from finetune_sentiment import CACHE
+from differences import NUMBERS, unlike
+from finetune_sentiment import CACHE, fetch_model, fetch_sentences
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from schedules import ROWS, Row, of_images
@@ -68,8 +69,11 @@ RESULTS = HERE / "results"
 SEEDS = tuple(range(1, 9))
 #: Tasks that take the best rates of another, to save hours.
 RATES_OF = {"1000 sentences": "300 sentences"}
+STOPPED = "stopped; the same command goes on from here"
 FIRST_RATES, MOST_RATES = (-0.5, 0.0, 0.5), 6
 PRETRAINED = CACHE / "ablation-resnet18.pdparams"
+#: What no line of results is without.
+NEEDED = {*Run.__dataclass_fields__, *NUMBERS, "seconds", "memory", "code", "machine", "paddle"}
 #: Runs made once more, lines of the same kind.
 AGAIN = RESULTS / "again"
 #: Runs of images with a pretrained network that another machine had trained.
@@ -94,6 +98,7 @@ def start(run: Run | None) -> tuple[Connection, Process]:
 
 def _child(run: Run | None, end: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends this one
     logging.disable(logging.WARNING)
     if run is None:
         pretrained(first_weights)
@@ -163,7 +168,8 @@ def weights() -> str:
 
     Computed in a process of its own, so that those that are forked later begin without them.
     """
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    ends = (signal.SIGTERM, signal.SIG_DFL)  # not as the command does, which would say so
+    with multiprocessing.get_context("fork").Pool(1, signal.signal, ends) as pool:
         return pool.apply(_weights)
 
 
@@ -177,8 +183,8 @@ def _weights() -> str:
 def finished(folder: Path = RESULTS) -> list[dict]:
     """All results that today's code would give, each run once.
 
-    A line that was cut off, when a machine went down, is left out. Of a run that two machines made
-    the first line counts.
+    A line that was cut off, when a machine went down, is left out, and so are those of other code;
+    both are said. Of a run that two machines made the first line counts.
 
     Raises:
         SystemExit: if held-out runs of one task began with different weights: they are not to be
@@ -186,14 +192,18 @@ def finished(folder: Path = RESULTS) -> list[dict]:
     """
     there: dict[Run, dict] = {}
     for file in sorted(folder.glob("*.jsonl")):
-        for text in file.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                print(f"{file.name}: left out a line that is cut off: {text[:60]}", file=sys.stderr)
-                continue
-            if known(line) and line["code"] == produced_by(run_of(line)):
+        others = 0
+        for number, text in enumerate(file.read_bytes().split(b"\n"), 1):
+            line = _read(text)
+            if line is None:
+                if text.strip():
+                    _say(f"{file}:{number}: left out, not a whole result: {text[:60]!r}")
+            elif known(line) and line["code"] == produced_by(run_of(line)):
                 there.setdefault(run_of(line), line)
+            else:
+                others += 1
+        if others:
+            _say(f"{file}: {others} lines are of other code than today's, and do not count")
     for task in TASKS:
         seen = _machines(there.values(), [task])
         if len(seen) > 1:
@@ -202,6 +212,19 @@ def finished(folder: Path = RESULTS) -> list[dict]:
                 f"{folder}, keep the lines of one"
             )
     return list(there.values())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _read(text: bytes) -> dict | None:
+    """A line of results, if it is a whole one."""
+    try:
+        line = json.loads(text)
+    except ValueError:  # of JSON, or of UTF-8
+        return None
+    return line if isinstance(line, dict) and line.keys() >= NEEDED else None
 
 
 def _machines(lines: Iterable[dict], tasks: Collection[str]) -> dict[str, str]:
@@ -371,8 +394,26 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
 # ---------------------------------------------------------------- all of them
 
 
+def _check_writable(folder: Path) -> None:
+    """Before a run, whose numbers would be lost.
+
+    Raises:
+        SystemExit: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f"results cannot be written to {folder}: {error}") from None
+
+
 def _prepare(lines: Iterable[dict], tasks: Collection[str]) -> None:
     """Fetch and make what all runs begin with; held-out runs of others are not gone on with."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not all(of_images(task) for task in tasks):
+        fetch_model(CACHE)
+        fetch_sentences(CACHE)
     if not any(of_images(task) for task in tasks):
         return
     fetch_digits()
@@ -389,6 +430,7 @@ def _prepare(lines: Iterable[dict], tasks: Collection[str]) -> None:
 def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: int) -> list[Run]:
     """Do what is missing, a line of progress meanwhile. Those that failed."""
     lines = finished()
+    _check_writable(RESULTS)
     _prepare(lines, tasks)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -449,6 +491,7 @@ def again(
     }  # fmt: skip
     second = {run_of(one): one for one in finished(AGAIN) if run_of(one) in first}
     left = [run for run in first if run not in second]
+    _check_writable(AGAIN)
     if any(of_images(run.task) for run in left):
         _make_anew(lines, tasks)
     for run, now in in_parallel(lambda: list(left), jobs):
@@ -462,6 +505,17 @@ def again(
     return wrong
 
 
+def _number(text: str) -> int:
+    """One or more.
+
+    >>> _number("2")
+    2
+    """
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -473,22 +527,38 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N",
                         choices=range(1, len(SEEDS) + 1),
                         help=f"so many of {len(SEEDS)} held-out seeds")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    parser.add_argument("--jobs", type=_number, default=os.cpu_count() or 1, metavar="N",
+                        help="processes at a time")  # fmt: skip
     parser.add_argument("--report", action="store_true", help="only write the report")
     parser.add_argument("--again", type=int, nargs="+", choices=SEEDS, metavar="SEED",
                         help="only do the held-out runs of these seeds once more")  # fmt: skip
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # children end, too
+    if options.report and (options.again or any(
+        getattr(options, name) != parser.get_default(name)
+        for name in ("task", "schedule", "seeds", "jobs")
+    )):  # fmt: skip
+        parser.error("--report is of all results: it goes with no other option")
+    if options.again and options.seeds != len(SEEDS):
+        parser.error("--again names its seeds itself: it does not go with --seeds")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # children end, too
     if options.again:
         wrong = again(options.again, options.task, options.schedule, options.jobs)
         raise SystemExit(min(wrong, 1))
-    failed = []
+    failed: list[str] = []
     if not options.report:
-        failed = run_all(options.task, options.schedule, options.seeds, options.jobs)
-    ablation_report.write(counted(finished()), finished(AGAIN), finished(ANOTHER))
+        runs = run_all(options.task, options.schedule, options.seeds, options.jobs)
+        failed = [f"failed: {run}" for run in runs]
+    lines = counted(finished())
+    if any(one["split"] == "held out" for one in lines):
+        ablation_report.write(lines, finished(AGAIN), finished(ANOTHER))
+    else:
+        failed.append("no held-out run counts: the documents are left as they are")
     if failed:
-        raise SystemExit("these failed:\n" + "\n".join(map(str, failed)))
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(STOPPED) from None

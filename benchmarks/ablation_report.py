@@ -7,6 +7,7 @@ what spans 0 is called no difference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -44,19 +45,20 @@ MARK, END = "<!-- ablation -->\n", "<!-- end -->\n"
 #: Before each piece of a document's part.
 LEADS = {
     "en": (
-        "What follows from the intervals:",
+        "What follows from the intervals (where nothing differs, one comparison in twenty lies on "
+        "one side of 0 by chance):",
         "To copy, for the task nearest to yours: what is ahead of `full` by most (the first of "
         "many is ahead by luck,\ntoo: expect less of it), or `full`, for which no schedule is "
         "needed, and what is not told apart from it:",
         "What is said of freezing first, counted over all schedules and these tasks:",
-        "The code of each row:",
+        "The code of each row, after `{}`:",
     ),
     "zh": (
-        "由置信区间得出的结论：",
+        "由置信区间得出的结论（即使没有差别，二十次比较中也会有一次碰巧全在 0 的一侧）：",
         "可直接复制，请选与您的任务最接近的一行：领先 `full` 最多的策略（多者之首也有运气成分，"
         "实际优势会小一些；没有发现领先的，\n就是 `full`，无需策略），以及与它没有发现差别的策略：",
         "关于“先冻结”的三种说法，按全部策略和上述任务统计：",
-        "各行的代码：",
+        "各行的代码，先执行 `{}`：",
     ),
 }
 #: What the networks could do before.
@@ -124,10 +126,10 @@ def page(
         "is its stem and `layer1`. Statistics of BatchNorm are those of the pretrained "
         "network while a layer is frozen, as is the default, so a schedule decides about them, "
         "too; under `noise` they do not fit, which is most of why gradual falls so far behind: "
-        "`gradual, norms` is the same with norms that train from the start. The pretrained network "
-        "of the images saw most of those that `noise` trains with, without the noise. The command "
-        "trains it itself, which may give other bits on another machine; the held-out runs of one "
-        f"task all began with the same network.{elsewhere}", "",
+        "`gradual + statistics` is the same, but for statistics that move in frozen layers. The "
+        "pretrained network of the images saw most of those that `noise` trains with, without the "
+        "noise. The command trains it itself, which may give other bits on another machine; the "
+        f"held-out runs of one task all began with the same network.{elsewhere}", "",
         "**Dropped, to stay within some hours.** Rates of 1000 sentences of its own; half of the "
         "seeds by which rates are chosen on sentences; the tasks of version 0.4 with 200 images "
         "and with the encoder's own pooler. The tables of LISA and of surgical fine-tuning "
@@ -169,6 +171,17 @@ def _before(found: Found, task: str) -> float:
     return 100 * mean(found, task, FULL, lambda one: one["old_before"])
 
 
+def imports() -> str:
+    """What the code of all rows needs.
+
+    >>> imports()[:58]
+    'from paddle_freeze_callback import ByGradient, ChainThaw, '
+    """
+    codes = " ".join(f"{row.code} {row.on_images} {row.rate}" for row in ROWS.values())
+    names = sorted(set(re.findall(r"\b[A-Z]\w+(?=[.(])", codes)))
+    return f"from paddle_freeze_callback import {', '.join(names)}"
+
+
 def part(found: Found, language: str, theirs: Found) -> str:
     """What docs/choosing.md shows of it."""
     chinese = language == "zh"
@@ -194,7 +207,7 @@ def part(found: Found, language: str, theirs: Found) -> str:
         said(found, language, theirs), to_copy(found, language, theirs),
         [f"- {pair[chinese]}" for pair in claims_said(found).values()], codes,
     )):  # fmt: skip
-        parts += [lead, "", *shown, ""]
+        parts += [lead.format(imports()), "", *shown, ""]
     if few := unfinished(found):
         named = quoted(few) if chinese else ", ".join(few)
         parts += [f"尚未完成：{named}。" if chinese else f"Not finished: {named}.", ""]
@@ -209,8 +222,8 @@ def said(found: Found, language: str, theirs: Found) -> list[str]:
 def write(
     lines: Sequence[Mapping], repeated: Iterable[Mapping] = (), another: Sequence[Mapping] = ()
 ) -> None:
-    """Write the page, and the marked parts."""
-    REPORT.write_text(page(lines, repeated, another), encoding="utf-8")
+    """Write the page, and the marked parts; nothing if one of them has no marks."""
+    texts = {REPORT: page(lines, repeated, another)}
     found, theirs = by_row(lines), by_row(another)
     parts = [(file, part(found, language, theirs)) for language, file in DOCS.items()]
     parts += [
@@ -225,5 +238,7 @@ def write(
             raise ValueError(
                 f"{file} has no lines {MARK.strip()} and {END.strip()} to write between"
             )
-        file.write_text(before + MARK + new + END + after, encoding="utf-8")
+        texts[file] = before + MARK + new + END + after
+    for file, text in texts.items():
+        file.write_text(text, encoding="utf-8")
     print(f"wrote {REPORT}")

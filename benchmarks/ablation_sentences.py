@@ -302,16 +302,15 @@ def _under_noise(found: Found) -> Sentence | None:
             changes.append((f"`{ROWS[name].code}`", gain.text(), rest.text()))
     norms, zh_norms = "", ""
     if changes:
-        norms = (
-            "; gradual, whose frozen norms keep their statistics, changes by "
-            + " and by ".join(
-                f"{gain} with {made} (to `full`: {rest})" for made, gain, rest in changes
-            )
+        norms = " and by ".join(
+            f"{gain} with {made} (to `full`: {rest})" for made, gain, rest in changes
         )
-        zh_norms = "；gradual 的冻结归一化层保留原统计量，" + "，".join(
+        norms = f"; gradual, whose frozen norms keep their statistics, changes by {norms}"
+        zh_norms = "，".join(
             f"改用 {made} 后准确率变化 {gain}（与 `full` 之差 {rest}）"
             for made, gain, rest in changes
         )
+        zh_norms = f"；gradual 的冻结归一化层保留原统计量，{zh_norms}"
     return (
         f"Where the input changed and the labels did not (noise), training the bottom alone "
         f"({code}) {seen} training everything ({bottom.text()}){norms}.",

@@ -114,11 +114,8 @@ def summary(found: Found, heads: Mapping[str, str], rest: Sequence[str]) -> list
             shares.append(time_share(found, task, name))
         if shares:
             known = [one for one in shares if one is not None]
-            alone = (
-                f" ({', '.join(heads[task] for task in only)})"
-                if (only := ROWS[name].tasks)
-                else ""
-            )
+            only = ROWS[name].tasks  # a mean over these is none over all
+            alone = f" ({', '.join(heads[task] for task in only)})" if only else ""
             rows.append([name, *cells, f"{statistics.mean(known):.2f}{alone}" if known else "-"])
     return table([rest[0], *(heads[task] for task in tasks), rest[1]], rows)
 

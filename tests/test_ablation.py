@@ -5,7 +5,10 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import re
+import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,8 +26,10 @@ def modules(monkeypatch):
     """Those of the benchmark, by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS.parent / "examples"))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("schedules", "tasks", "training", "published", "differences", "ablation",
-             "ablation_tables", "ablation_sentences", "ablation_report")  # fmt: skip
+    names = [
+        *("schedules", "tasks", "training", "published", "differences", "ablation"),
+        *(f"ablation_{one}" for one in ("tables", "sentences", "runs", "report")),
+    ]
     found = {name: importlib.import_module(name) for name in names}
     monkeypatch.setattr(found["ablation"], "weights", lambda: "made here")
     return found
@@ -36,7 +41,7 @@ NETWORKS = {
 }
 NAMES = ["full", "head only", "LP-FT", "gradual", "ULMFiT", "fine_tune", "chain-thaw", "FreezeDown",
          "LISA", "Cyclic", "OnPlateau", "ByGradient", "BitFit", "bottom only",
-         "gradual, norms"]  # fmt: skip
+         "gradual + norms", "gradual + statistics"]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
@@ -136,10 +141,15 @@ def test_the_calibration_error_is_the_gap_between_sure_and_right(modules):
     assert found["ece"] == pytest.approx(0.4, abs=1e-6)
 
 
+def numbers(accuracy):
+    """What a run gives."""
+    return {"accuracy": accuracy, "loss": 1.0, "ece": 0.1, "train": 1.0, "old_before": 0.97,
+            "old": 0.9, "seconds": 2.0, "memory": 9.0}  # fmt: skip
+
+
 def line(modules, run, accuracy):
-    return {**asdict(run), "accuracy": accuracy, "loss": 1.0, "ece": 0.1, "train": 1.0,
-            "old_before": 0.97, "old": 0.9, "seconds": 2.0, "memory": 9.0, "machine": "one",
-            "paddle": "3", "code": modules["ablation"].produced_by(run)}  # fmt: skip
+    return {**asdict(run), **numbers(accuracy), "machine": "one", "paddle": "3",
+            "code": modules["ablation"].produced_by(run)}  # fmt: skip
 
 
 def planned(modules, score, tasks=("noise",), schedules=("full", "gradual"), seeds=3):
@@ -178,17 +188,76 @@ def test_a_schedule_for_one_task_is_tried_there_alone(modules):
     assert {one["task"] for one in lines if one["schedule"] == "bottom only"} == {"noise"}
 
 
-def test_results_are_kept_line_by_line_and_those_of_other_code_do_not_count(modules, tmp_path):
+def test_results_are_kept_line_by_line_and_those_of_other_code_do_not_count(
+    modules, tmp_path, capsys
+):
     ablation = modules["ablation"]
     runs = [modules["training"].Run("noise", "full", 1e-3, seed, "held out") for seed in (0, 1)]
     for run in runs:
-        ablation.keep(run, {"accuracy": 0.5}, tmp_path)
+        ablation.keep(run, numbers(0.5), tmp_path)
     (file,) = tmp_path.iterdir()
     lines = [json.loads(one) for one in file.read_text().splitlines()]
     assert [ablation.run_of(one) for one in lines] == runs
     assert ablation.finished(tmp_path) == lines
     file.write_text(json.dumps({**lines[0], "code": "other"}) + "\n" + json.dumps(lines[1]) + "\n")
     assert ablation.finished(tmp_path) == lines[1:]
+    said = f"{file}: 1 lines are of other code than today's, and do not count\n"
+    assert capsys.readouterr().err == said
+
+
+def test_documents_are_left_as_they_are_where_no_result_counts(modules, monkeypatch, tmp_path):
+    """As after a change of the tasks."""
+    ablation = modules["ablation"]
+    finished = ablation.finished
+    monkeypatch.setattr(ablation, "produced_by", lambda run: "other")
+    monkeypatch.setattr(ablation, "finished", lambda *_: finished())
+    monkeypatch.setattr(modules["ablation_report"], "write", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr("sys.argv", ["ablation.py", "--report"])
+    with pytest.raises(SystemExit, match="no held-out run counts: the documents are left as they"):
+        ablation.main()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"null", b"{}", b'{"task": "noise"}', b'{"task": "noi', b"<<<<<<< HEAD", '{"é'.encode()[:-1]],
+)
+def test_a_line_that_is_no_whole_result_is_left_out_and_named(modules, tmp_path, capsys, broken):
+    ablation = modules["ablation"]
+    run = modules["training"].Run("noise", "full", 1e-3, 1, "held out")
+    kept = ablation.keep(run, numbers(0.5), tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(broken + b"\n" + file.read_bytes() + b"\n")
+    assert ablation.finished(tmp_path) == [kept]
+    assert f"{file}:1: left out, not a whole result: {broken!r}" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_runs(
+    modules, monkeypatch, tmp_path
+):
+    ablation = modules["ablation"]
+    folder = tmp_path / "file"
+    folder.write_text("")
+    monkeypatch.setattr(ablation, "finished", list)
+    monkeypatch.setattr(ablation, "RESULTS", folder)
+    monkeypatch.setattr(ablation, "_prepare", lambda *_: pytest.fail("began"))
+    with pytest.raises(SystemExit, match=f"results cannot be written to {folder}: "):
+        ablation.run_all(["noise"], ["full"], 1, 1)
+
+
+def test_the_hash_of_weights_says_nothing_where_the_command_says_that_it_was_stopped(
+    modules, monkeypatch, capfd
+):
+    """Its process ends by a signal, and has the handler of the command."""
+    ablation = modules["ablation"]
+    monkeypatch.undo()  # weights()
+    monkeypatch.setattr(ablation, "_weights", os.getpid)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    try:
+        for _ in range(8):
+            ablation.weights.__wrapped__()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped" not in capfd.readouterr().err
 
 
 def test_a_line_that_was_cut_off_is_left_out_and_the_next_begins_a_new_one(
@@ -196,26 +265,26 @@ def test_a_line_that_was_cut_off_is_left_out_and_the_next_begins_a_new_one(
 ):
     ablation = modules["ablation"]
     runs = [modules["training"].Run("noise", "full", 1e-3, seed, "held out") for seed in (1, 2)]
-    first = ablation.keep(runs[0], {"accuracy": 0.5}, tmp_path)
+    first = ablation.keep(runs[0], numbers(0.5), tmp_path)
     (file,) = tmp_path.iterdir()
     with file.open("a") as end:
         end.write('{"task": "noi')
-    second = ablation.keep(runs[1], {"accuracy": 0.6}, tmp_path)
+    second = ablation.keep(runs[1], numbers(0.6), tmp_path)
     assert ablation.finished(tmp_path) == [first, second]
-    assert 'noise.jsonl: left out a line that is cut off: {"task": "noi' in capsys.readouterr().err
+    assert "noise.jsonl:2: left out, not a whole result: b'{" in capsys.readouterr().err
 
 
 def test_of_a_run_that_two_machines_made_the_first_line_counts(modules, tmp_path):
     ablation = modules["ablation"]
     run = modules["training"].Run("noise", "full", 1e-3, 1, "held out")
-    first = ablation.keep(run, {"accuracy": 0.5}, tmp_path)
-    ablation.keep(run, {"accuracy": 0.6}, tmp_path)
+    first = ablation.keep(run, numbers(0.5), tmp_path)
+    ablation.keep(run, numbers(0.6), tmp_path)
     assert ablation.finished(tmp_path) == [first]
 
 
 def test_results_that_began_with_different_weights_are_not_compared(modules, tmp_path, monkeypatch):
     ablation, run = modules["ablation"], modules["training"].Run
-    first = ablation.keep(run("noise", "full", 1e-3, 1, "held out"), {"accuracy": 0.5}, tmp_path)
+    first = ablation.keep(run("noise", "full", 1e-3, 1, "held out"), numbers(0.5), tmp_path)
     monkeypatch.setattr(ablation, "weights", lambda: "made there")
     monkeypatch.setattr(ablation, "fetch_digits", lambda: None)
     monkeypatch.setattr(ablation, "start", lambda run: (None, None))
@@ -228,10 +297,10 @@ def test_results_that_began_with_different_weights_are_not_compared(modules, tmp
     with pytest.raises(SystemExit, match="is not that of"):
         ablation._prepare([without], ["noise"])  # nobody knows
     ablation._prepare([without], ["300 sentences"])
-    ablation.keep(run("50 images", "full", 1e-3, 1, "held out"), {"accuracy": 0.5}, tmp_path)
-    ablation.keep(run("noise", "full", 1e-3, 100, "validation"), {"accuracy": 0.5}, tmp_path)
+    ablation.keep(run("50 images", "full", 1e-3, 1, "held out"), numbers(0.5), tmp_path)
+    ablation.keep(run("noise", "full", 1e-3, 100, "validation"), numbers(0.5), tmp_path)
     assert len(ablation.finished(tmp_path)) == 3  # another task; one that only chose a rate
-    ablation.keep(run("noise", "full", 1e-3, 2, "held out"), {"accuracy": 0.5}, tmp_path)
+    ablation.keep(run("noise", "full", 1e-3, 2, "held out"), numbers(0.5), tmp_path)
     with pytest.raises(
         SystemExit, match=r"of noise began with different weights, those of .*: in .*, keep"
     ):
@@ -326,7 +395,7 @@ def test_advice_that_another_pretrained_network_does_not_give_says_so(modules):
         "most gradual (+5.0 [5.0, 5.0]; with another pretrained network none of 1, gradual no "
         "difference seen (+0.0 [0.0, 0.0]))."
     )
-    assert "换一个预训练网络时，1 种中有 0 种领先，gradual 为 +0.0 [0.0, 0.0]）" in chinese
+    assert "换一个预训练网络时，1 种无一领先，gradual 为 +0.0 [0.0, 0.0]）" in chinese
     assert "another pretrained network" not in sentences.advice(ours, ours)[0][0]
 
 
@@ -362,7 +431,7 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
 ):
     ablation, run_of = modules["ablation"], modules["training"].Run
     differences = modules["differences"]
-    sentences = modules["ablation_sentences"]
+    runs = modules["ablation_runs"]
     report = modules["ablation_report"]
     finished = ablation.finished
     lines = planned(modules, lambda run: 0.5, schedules=("full",))
@@ -379,11 +448,11 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
         for run in todo():
             made.append(run.seed)
             same = {name: lines[-1][name] for name in differences.NUMBERS}
-            yield run, {**same, "loss": 1.0 + (run.seed == 2), "seconds": 99.0}
+            yield run, {**numbers(0), **same, "loss": 1.0 + (run.seed == 2), "seconds": 99.0}
 
     monkeypatch.setattr(ablation, "in_parallel", in_parallel)
     assert ablation.again([1], ["noise"], ["full"], 1) == 0
-    assert sentences.made_again(lines, finished(ablation.AGAIN))[1] == (
+    assert runs.made_again(lines, finished(ablation.AGAIN))[1] == (
         "**Once more.** 1 held-out runs were made again from nothing, for images with their "
         "pretrained network: 1 on noise (seed 1; on another, 2 cores, at first on one). All gave "
         "the same numbers, to the last bit, time and memory aside."
@@ -402,12 +471,26 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
     assert "made again" not in report.page(lines)
 
 
-@pytest.mark.parametrize("words", [["--seeds", "9"], ["--again", "0"], ["--task", "nois"]])
-def test_seeds_and_tasks_that_are_not_there_are_refused(modules, monkeypatch, capsys, words):
-    monkeypatch.setattr("sys.argv", ["ablation.py", *words])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seeds 9", "argument --seeds: invalid choice"),
+        ("--again 0", "argument --again: invalid choice"),
+        ("--task nois", "argument --task: invalid choice"),
+        ("--jobs 0", "argument --jobs: 0 is not 1 or more"),
+        ("--jobs -1", "argument --jobs: -1 is not 1 or more"),
+        ("--report --task noise", "--report is of all results: it goes with no other option"),
+        ("--report --again 1", "--report is of all results: it goes with no other option"),
+        ("--again 1 --seeds 2", "--again names its seeds itself: it does not go with --seeds"),
+    ],
+)
+def test_what_is_not_there_or_does_not_go_together_is_refused(
+    modules, monkeypatch, capsys, words, message
+):
+    monkeypatch.setattr("sys.argv", ["ablation.py", *words.split()])
     with pytest.raises(SystemExit):
         modules["ablation"].main()
-    assert f"argument {words[0]}: invalid choice" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_what_spans_zero_is_called_no_difference_and_what_does_not_is_advised(modules):
@@ -456,7 +539,7 @@ def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_inter
         if one["schedule"] == "BitFit":
             one["old"] += 0.02 * (-1) ** one["seed"]
     found = differences.by_row(lines)
-    over_fits, faster, keeps = (english for english, _ in sentences.claims_said(found))
+    over_fits, faster, keeps = (english for english, _ in sentences.claims_said(found).values())
     assert (
         "holds in 0 of 4 comparisons with full, the opposite in 0, no difference seen in 4"
         in over_fits
@@ -471,7 +554,7 @@ def test_each_claim_is_counted_over_all_schedules_and_tasks_and_shown_with_inter
     assert "| gradual | -50.0 [-50.0, -50.0] | -50.0 [-50.0, -50.0] |" in page
     kept = "no difference seen (+0.0 [-1.5, 1.5])"
     assert f"| BitFit | {kept} | {kept} |" in page
-    chinese = sentences.claims_said(found)[1][1]
+    chinese = sentences.claims_said(found)[sentences.FASTER][1]
     assert "与 full 的 4 次比较中，2 次成立，0 次相反，2 次没有发现差别" in chinese
     assert "“每类 10 张”上的 gradual（-50.0 [-50.0, -50.0]）" in chinese
 
@@ -503,30 +586,61 @@ def test_nothing_is_said_before_there_are_six_seeds(modules):
     differences, sentences = modules["differences"], modules["ablation_sentences"]
     lines = planned(modules, lambda run: 0.5, seeds=5)
     found = differences.by_row(lines)
-    assert sentences.advice(found, {}) == sentences.claims_said(found) == []
+    assert sentences.advice(found, {}) == []
+    assert sentences.claims_said(found) == {}
     assert differences.leaders(found) == {}
 
 
-def test_advice_says_what_norms_that_train_from_the_start_are_to_gradual_under_noise(modules):
+def test_advice_says_what_norms_that_follow_the_input_are_to_gradual_under_noise(modules):
     differences, sentences = modules["differences"], modules["ablation_sentences"]
-    shift = {"full": 0.3, "bottom only": 0.3, "gradual, norms": 0.2}
-    names = (*shift, "gradual")
+    shift = {"full": 0.3, "bottom only": 0.3, "gradual + norms": 0.2, "gradual + statistics": 0.1}
 
     def score(run):
         return 0.5 if run.split == "validation" else 0.6 + shift.get(run.schedule, 0.0)
 
-    lines = planned(modules, score, schedules=names, seeds=6)
+    lines = planned(modules, score, schedules=(*shift, "gradual"), seeds=6)
     english, chinese = sentences.advice(differences.by_row(lines), {})[-1]
-    code = '`FreezeSchedule(train_norm="always")`'
     assert english.endswith(
-        "showed no difference to training everything (+0.0 [0.0, 0.0]); normalization that trains "
-        f"from the start ({code}) changed gradual by +20.0 [20.0, 20.0], which leaves it at -10.0 "
-        "[-10.0, -10.0] to `full`."
+        "showed no difference to training everything (+0.0 [0.0, 0.0]); gradual, whose frozen "
+        "norms keep their statistics, changes by +20.0 [20.0, 20.0] with "
+        '`FreezeSchedule(train_norm="always")` (to `full`: -10.0 [-10.0, -10.0]) and by +10.0 '
+        '[10.0, 10.0] with `FreezeSchedule(frozen_norm="train")` (to `full`: -20.0 [-20.0, -20.0]).'
     )
-    assert f"（{code}）使 gradual 的准确率变化 +20.0 [20.0, 20.0]，" in chinese
-    assert "此时与 `full` 之差为 -10.0 [-10.0, -10.0]。" in chinese
-    without = differences.by_row([one for one in lines if one["schedule"] != "gradual, norms"])
-    assert "normalization" not in sentences.advice(without, {})[-1][0]
+    assert 'train")` 后准确率变化 +10.0 [10.0, 10.0]（与 `full` 之差 -20.0' in chinese
+    without = differences.by_row([one for one in lines if "+" not in one["schedule"]])
+    assert "statistics" not in sentences.advice(without, {})[-1][0]
+
+
+def test_a_claim_that_nothing_was_compared_for_leaves_the_others_their_tables(modules):
+    """Times of two machines are not compared."""
+    differences, sentences = modules["differences"], modules["ablation_sentences"]
+    lines = planned(modules, lambda run: 0.5, seeds=6)
+    for one in lines:
+        one["machine"] = one["schedule"]
+        one["old"] -= 0.1 * (one["schedule"] == "gradual")
+    found = differences.by_row(lines)
+    assert list(sentences.claims_said(found)) == [sentences.OVER_FITS, sentences.KEEPS]
+    *_, title, _, _, _, row = sentences.claims(found)
+    assert title.startswith("**Keeps what it knew")
+    assert row == "| gradual | -10.0 [-10.0, -10.0] |"
+
+
+def test_the_code_of_all_rows_runs_after_the_line_that_stands_before_it(modules):
+    names = {}
+    exec(modules["ablation_report"].imports(), names)
+    names |= {"rate": 1e-3, "total_steps": 80}
+    for row in modules["schedules"].ROWS.values():
+        for code in (row.code, row.on_images or row.code, row.rate):
+            eval(code, names)
+
+
+def test_the_time_of_a_row_that_one_task_alone_has_says_so(modules):
+    """A mean over one task beside means over all."""
+    lines = planned(modules, lambda run: 0.5, schedules=("full", "bottom only"), seeds=6)
+    part = modules["ablation_report"].part
+    found = modules["differences"].by_row(lines)
+    assert "| bottom only | 50.0 (90) | 1.00 (noise) |" in part(found, "en", {})
+    assert "| bottom only | 50.0 (90) | 1.00 (加噪声) |" in part(found, "zh", {})
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -615,7 +729,14 @@ def test_a_task_that_takes_the_rates_of_another_has_held_out_runs_alone(modules)
     assert modules["ablation"].counted(lines) == lines
 
 
-@pytest.mark.parametrize("name", ["ablation", "ablation_tables", "ablation_sentences", "training"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ablation",
+        *(f"ablation_{one}" for one in ("tables", "sentences", "runs", "report")),
+        "training",
+    ],
+)
 def test_the_examples_in_docstrings_hold(modules, name):
     found = doctest.testmod(modules[name])
     assert (found.failed, found.attempted > 0) == (0, True)
@@ -632,19 +753,21 @@ def test_what_the_documents_say_beside_the_tables_is_so(modules):
     for task in {one["task"] for one in held_out}:
         assert np.mean(of("OnPlateau", task, "seconds")) < np.mean(of("full", task, "seconds"))
         assert min(of("fine_tune", task, "rate")) > 2e-3
-    full, gradual, norms = (
-        np.mean(of(name, "noise", "accuracy")) for name in ("full", "gradual", "gradual, norms")
+    full, gradual, statistics = (
+        np.mean(of(name, "noise", "accuracy"))
+        for name in ("full", "gradual", "gradual + statistics")
     )
-    assert norms - gradual > 0.5 * (full - gradual)  # "most of why"
+    assert statistics - gradual > 0.5 * (full - gradual)  # "most of why"
 
 
-def test_the_documents_say_what_the_results_say(modules):
+def test_the_documents_say_what_the_results_say(modules, capsys):
     """Else: ``python benchmarks/ablation.py --report``, or the whole of it after other code."""
     differences, report = modules["differences"], modules["ablation_report"]
     ablation = modules["ablation"]
     lines = ablation.counted(ablation.finished())
     found = differences.by_row(lines)
     repeated, another = ablation.finished(ablation.AGAIN), ablation.finished(ablation.ANOTHER)
+    assert capsys.readouterr().err == ""  # every line counts
     theirs, page = differences.by_row(another), report.page(lines, repeated, another)
     assert report.REPORT.read_text(encoding="utf-8") == page
     for language in ("en", "zh"):

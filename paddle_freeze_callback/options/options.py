@@ -100,15 +100,14 @@ class Options:
     frozen_norm: str = option(
         "eval",
         '"eval" holds the running statistics of frozen normalization layers still; "train" '
-        "lets them move",
+        "lets them move, which helps where inputs are unlike those of before, such as under noise",
         check=_mode,
     )
     train_norm: norms.TrainNorm = option(
         "with_stage",
         'when normalization layers train: "with_stage", "never" (frozen and still for the whole '
-        'run) or "always" (from the start, statistics too: for inputs unlike those that the network '
-        'was pretrained with), or by kind, such as {"BatchNorm": "never", "*": "with_stage"}; as a '
-        "flag never, or pairs, such as BatchNorm=never",
+        'run) or "always" (from the start, statistics too), or by kind, such as {"BatchNorm": '
+        '"never", "*": "with_stage"}; as a flag never, or pairs, such as BatchNorm=never',
         list,
         check=norms.check,
         reader=norms.read,
