@@ -29,13 +29,16 @@ def made_again(lines: Sequence[Mapping], repeated: Iterable[Mapping]) -> list[st
     where = []
     for task in TASKS:
         if task in pairs:
-            seeds = sorted({str(other["seed"]) for _, other in pairs[task]})
+            again = {other["seed"] for _, other in pairs[task]}
+            there = sum(len(again & found[at].keys()) for at in found if at[0] == task)
+            few = f" of {there}" if len(pairs[task]) < there else ""
+            seeds = sorted(map(str, again))
             machines = sorted({
                 f"; on {other['machine']}, at first on {one['machine']}"
                 for one, other in pairs[task] if one["machine"] != other["machine"]
             })  # fmt: skip
             where.append(
-                f"{len(pairs[task])} on {task} (seed{'s' * (len(seeds) > 1)} "
+                f"{len(pairs[task])}{few} on {task} (seed{'s' * (len(seeds) > 1)} "
                 f"{' and '.join(seeds)}{''.join(machines)})"
             )
     same = f"{total - len(differ)} of them" if differ else "All"

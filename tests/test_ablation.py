@@ -469,6 +469,8 @@ def test_other_numbers_of_a_second_run_are_named_and_times_are_not(
         "numbers, to the last bit, time and memory aside; others in full on noise, seed 2 (loss)."
     ) in page
     assert "made again" not in report.page(lines)
+    lines += planned(modules, lambda run: 0.5, schedules=("LISA",))
+    assert "2 of 4 on noise (seeds 1 and 2" in report.page(lines, finished(ablation.AGAIN))
 
 
 @pytest.mark.parametrize(
