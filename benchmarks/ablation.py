@@ -266,12 +266,12 @@ def validation_seeds(task: str, schedule: str) -> range:
     return range(100, 100 + (4 if of_images(task) else 2) * (2 if schedule == "full" else 1))
 
 
-def _best(row: Row, powers: Iterable[float], scores: Mapping[float, float]) -> float:
+def _best(row: Row, tried: Iterable[float], found: Mapping[float, float]) -> float:
     """Of equal ones that nearest to the usual."""
-    return max(powers, key=lambda one: (scores[rate_of(one)], -abs(one - row.usual)))
+    return max(tried, key=lambda one: (found[rate_of(one)], -abs(one - row.usual)))
 
 
-def powers(row: Row, scores: Mapping[float, float]) -> list[float]:
+def powers(row: Row, found: Mapping[float, float]) -> list[float]:
     """Which rates to try, as powers of ten: three, and further ones while the best is at the edge.
 
     >>> row = Row("", usual=-3)
@@ -281,8 +281,8 @@ def powers(row: Row, scores: Mapping[float, float]) -> list[float]:
     [-3.5, -3.0, -2.5, -2.0]
     """
     tried = [row.usual + one for one in FIRST_RATES]
-    while len(tried) < MOST_RATES and all(rate_of(one) in scores for one in tried):
-        best = _best(row, tried, scores)
+    while len(tried) < MOST_RATES and all(rate_of(one) in found for one in tried):
+        best = _best(row, tried, found)
         if best == tried[-1]:
             tried.append(best + 0.5)
         elif best == tried[0]:
@@ -351,7 +351,7 @@ def missing(
     return [run for run in in_order if run not in there]
 
 
-def left(
+def seconds_left(
     lines: Sequence[dict], tasks: Collection[str], schedules: Collection[str], seeds: int
 ) -> float:
     """Seconds of one processor that are left, from what runs took; a guess.
@@ -440,7 +440,7 @@ def run_all(tasks: Sequence[str], schedules: Sequence[str], seeds: int, jobs: in
 
     def todo() -> list[Run]:
         needed = [one for one in missing(lines, tasks, schedules, seeds) if one not in failed]
-        hours = left(lines, tasks, schedules, seeds) / jobs / 3600
+        hours = seconds_left(lines, tasks, schedules, seeds) / jobs / 3600
         done = sum(one["task"] in tasks and one["schedule"] in schedules for one in lines)
         total, rest = done + len(needed), f"about {hours:.1f} hours left"
         progress.update(shown, completed=done, total=total, left=rest)
