@@ -44,9 +44,10 @@ def main(extras: str, *besides: str) -> None:
     if "nlp" in extras and not pip_can():
         commands = [by_pip("uv"), by_uv(sys.executable, *wanted)]
     for command in commands:
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
-        if status:
-            raise SystemExit(status)  # it has said why
+        try:
+            subprocess.run(command, cwd=ROOT, check=True)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(error.returncode) from None  # it has said why
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 import pytest
 from networks import conv_net
+from processes import posix_only
 from trainers import tiny_bert
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -248,6 +249,7 @@ def test_the_hash_of_weights_says_nothing_where_the_command_says_that_it_was_sto
     modules, monkeypatch, capfd
 ):
     """Its process ends by a signal, and has the handler of the command."""
+    posix_only()
     ablation = modules["ablation"]
     monkeypatch.undo()  # weights()
     monkeypatch.setattr(ablation, "_weights", os.getpid)

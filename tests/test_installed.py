@@ -488,6 +488,14 @@ def test_what_paddlenlp_does_not_need_is_left_out_by_uv_where_pip_would_fail(can
     assert ("--override" in commands[-1]) is not can
 
 
+def test_an_installation_that_fails_ends_with_what_pip_said(monkeypatch, capfd):
+    said = [sys.executable, "-c", "print('no index'); raise SystemExit(3)"]
+    monkeypatch.setattr(install, "by_pip", lambda *wanted: said)
+    with pytest.raises(SystemExit, match=r"^3$"):
+        install.main("test")
+    assert capfd.readouterr() == ("no index\n", "")
+
+
 def test_the_hooks_before_a_commit_fit_their_schema():
     file = str(ROOT / ".pre-commit-config.yaml")
     done = subprocess.run(
