@@ -48,13 +48,14 @@ from dataclasses import asdict
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess as Process
+from typing import Any
 
 warnings.filterwarnings("ignore")
 
 import ablation_report
 import numpy as np
 import paddle
-from differences import NUMBERS, unlike
+from differences import ALL_SEEDS, NUMBERS, unlike
 from finetune_sentiment import CACHE, fetch_model, fetch_sentences
 from machine import processor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -66,9 +67,10 @@ from paddle_freeze_callback import __version__
 
 RESULTS = HERE / "results"
 #: Not 0, which the images' pretrained network was made with: a new head would be its old one.
-SEEDS = tuple(range(1, 9))
+SEEDS = tuple(range(1, ALL_SEEDS + 1))
 #: Tasks that take the best rates of another, to save hours.
 RATES_OF = {"1000 sentences": "300 sentences"}
+NO_NETWORK = "the network that all images begin with could not be made"
 STOPPED = "stopped; the same command goes on from here"
 FIRST_RATES, MOST_RATES = (-0.5, 0.0, 0.5), 6
 PRETRAINED = CACHE / "ablation-resnet18.pdparams"
@@ -83,30 +85,28 @@ ANOTHER = RESULTS / "another"
 # ---------------------------------------------------------------- processes
 
 
-def start(run: Run | None) -> tuple[Connection, Process]:
-    """Begin a run in a process of its own; ``None`` makes the weights that all images begin with.
+def start(work: Callable[[], Any]) -> tuple[Connection, Process]:
+    """Begin some work in a process of its own.
 
     Forked, as a new process would import for seconds; nothing was built here before.
     """
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(run, there), daemon=True)
+    child = context.Process(target=_child, args=(work, there), daemon=True)
     child.start()
     there.close()
     return here, child
 
 
-def _child(run: Run | None, end: Connection) -> None:
+def _child(work: Callable[[], Any], end: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all: the parent ends this one
     logging.disable(logging.WARNING)
-    if run is None:
-        pretrained(first_weights)
-    end.send({} if run is None else results(run))
+    end.send(work())
 
 
-def result_of(here: Connection, child: Process) -> dict[str, float] | None:
-    """Wait for its numbers; ``None`` if it failed, which it has said itself."""
+def result_of(here: Connection, child: Process) -> Any:
+    """Wait for what it gives; ``None`` if it failed, which it has said itself."""
     try:
         return here.recv()
     except EOFError:
@@ -124,7 +124,7 @@ def in_parallel(
         while True:
             begun = [run for run, _ in running.values()]
             for run in [one for one in todo() if one not in begun][: jobs - len(running)]:
-                here, child = start(run)
+                here, child = start(functools.partial(results, run))
                 running[here] = run, child
             if not running:
                 return
@@ -168,12 +168,14 @@ def weights() -> str:
 
     Computed in a process of its own, so that those that are forked later begin without them.
     """
-    ends = (signal.SIGTERM, signal.SIG_DFL)  # not as the command does, which would say so
-    with multiprocessing.get_context("fork").Pool(1, signal.signal, ends) as pool:
-        return pool.apply(_weights)
+    found = result_of(*start(_weights))
+    if found is None:
+        raise SystemExit(NO_NETWORK)
+    return found
 
 
 def _weights() -> str:
+    """Makes the network, if it is not there."""
     total = hashlib.sha256()
     for name, value in sorted(pretrained(first_weights).items()):
         total.update(name.encode() + np.ascontiguousarray(value.numpy()).tobytes())
@@ -381,7 +383,6 @@ def keep(run: Run, numbers: dict[str, float], folder: Path = RESULTS) -> dict:
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "day": datetime.date.today().isoformat(),
     }  # fmt: skip
-    folder.mkdir(exist_ok=True)
     path = folder / f"{run.task.replace(' ', '-')}.jsonl"
     cut_off = path.exists() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
@@ -417,8 +418,8 @@ def _prepare(lines: Iterable[dict], tasks: Collection[str]) -> None:
     if not any(of_images(task) for task in tasks):
         return
     fetch_digits()
-    if result_of(*start(None)) is None:
-        raise SystemExit("the network that all images begin with could not be made")
+    if result_of(*start(_weights)) is None:
+        raise SystemExit(NO_NETWORK)
     others = {where for what, where in _machines(lines, tasks).items() if what != weights()}
     if others:
         raise SystemExit(
@@ -494,6 +495,8 @@ def again(
     _check_writable(AGAIN)
     if any(of_images(run.task) for run in left):
         _make_anew(lines, tasks)
+    elif left:
+        _prepare(lines, tasks)
     for run, now in in_parallel(lambda: list(left), jobs):
         left.remove(run)
         second[run] = keep(run, now, AGAIN) if now else {}

@@ -5,8 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from ablation_tables import ALL_SEEDS
-from differences import FULL, Found, accuracy, by_row, difference, rate_kept, unlike
+from differences import (
+    ALL_SEEDS,
+    FULL,
+    Found,
+    accuracies,
+    beside_training,
+    by_row,
+    rate_kept,
+    unlike,
+)
 from schedules import ROWS
 from tasks import TASKS
 
@@ -54,11 +62,10 @@ def with_another(found: Found, theirs: Found) -> list[str]:
     """Whether a network that another machine had pretrained gives the same verdicts."""
     said = []
     for task in TASKS:
+        there = accuracies(theirs, task)
         pairs = {
-            name: (ours, other) for name in ROWS
-            if (ours := difference(found, task, name, accuracy))
-            and (other := difference(theirs, task, name, accuracy))
-            and rate_kept(found, task, name) == rate_kept(theirs, task, name)
+            name: (ours, there[name]) for name, ours in accuracies(found, task).items()
+            if name in there and rate_kept(found, task, name) == rate_kept(theirs, task, name)
         }  # fmt: skip
         if pairs:
             (machine, *_) = {one["machine"] for one in theirs[task, FULL].values()}
@@ -91,10 +98,10 @@ def hours(lines: Iterable[Mapping]) -> tuple[float, float]:
     top: dict[str, list[float]] = {}
     for one in lines:
         if "whole" in one:
-            top.setdefault(one["task"], []).append(one["whole"] - one["seconds"])
+            top.setdefault(one["task"], []).append(beside_training(one))
     training = sum(one["seconds"] for one in lines)
     beside = sum(
-        one["whole"] - one["seconds"] if "whole" in one
+        beside_training(one) if "whole" in one
         else statistics.mean(top.get(one["task"], [0.0]))
         for one in lines
     )  # fmt: skip

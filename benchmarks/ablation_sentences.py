@@ -12,6 +12,7 @@ from differences import (
     FULL,
     Difference,
     Found,
+    accuracies,
     accuracy,
     between,
     difference,
@@ -172,9 +173,11 @@ def advice(found: Found, theirs: Found) -> list[Sentence]:
     if not best:
         return []
     tasks = list(best)
+    no_worse = _named(found, tasks, lambda one: one.sign >= 0)
+    behind = _named(found, tasks, lambda one: one.sign < 0)
     each = (
-        _ahead(found, theirs, best), _not_behind(found, tasks), _keeps_more(found, tasks),
-        _behind(found, tasks), _under_noise(found),
+        _ahead(found, theirs, best), _not_behind(found, tasks, no_worse),
+        _keeps_more(found, tasks, no_worse), _behind(tasks, behind), _under_noise(found),
     )  # fmt: skip
     return [one for one in each if one]
 
@@ -219,13 +222,12 @@ def _ahead(found: Found, theirs: Found, best: Mapping[str, str]) -> Sentence:
 
 def _better(found: Found, task: str) -> tuple[int, int]:
     """How many schedules are ahead of ``full``, and how many were tried."""
-    each = [one for name in ROWS if (one := difference(found, task, name, accuracy))]
+    each = accuracies(found, task).values()
     return sum(one.sign > 0 for one in each), len(each)
 
 
-def _not_behind(found: Found, tasks: Sequence[str]) -> Sentence | None:
+def _not_behind(found: Found, tasks: Sequence[str], no_worse: Sequence[str]) -> Sentence | None:
     """What was on no task seen to be less accurate, and the cheapest of it."""
-    no_worse = _named(found, tasks, lambda one: one.sign >= 0)
     if not no_worse:
         return None
     shares = {
@@ -257,10 +259,10 @@ def _not_behind(found: Found, tasks: Sequence[str]) -> Sentence | None:
     return f"{english}.", f"{chinese}。"
 
 
-def _keeps_more(found: Found, tasks: Sequence[str]) -> Sentence | None:
-    """What kept more of the old task everywhere, and was nowhere less accurate."""
+def _keeps_more(found: Found, tasks: Sequence[str], no_worse: Sequence[str]) -> Sentence | None:
+    """What of these, which were nowhere seen behind, kept more of the old task everywhere."""
     keeps = [
-        name for name in _named(found, tasks, lambda one: one.sign >= 0)
+        name for name in no_worse
         if all((one := difference(found, t, name, kept)) and one.sign > 0 for t in tasks)
     ]  # fmt: skip
     if not keeps:
@@ -273,9 +275,8 @@ def _keeps_more(found: Found, tasks: Sequence[str]) -> Sentence | None:
     )
 
 
-def _behind(found: Found, tasks: Sequence[str]) -> Sentence | None:
+def _behind(tasks: Sequence[str], behind: Sequence[str]) -> Sentence | None:
     """What is less accurate everywhere."""
-    behind = _named(found, tasks, lambda one: one.sign < 0)
     if not behind:
         return None
     return (

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from differences import (
+    ALL_SEEDS,
     FULL,
     Difference,
     Found,
@@ -59,7 +60,6 @@ NOTHING_AHEAD = {"en": "full (nothing seen ahead)", "zh": "full（未发现领�
 OTHER_NETWORK = {"en": "; with another pretrained network {}", "zh": "；换一个预训练网络则为 {}"}
 #: Of a rate that is not the same in all steps.
 PEAK = {"en": "peak ", "zh": "峰值 "}
-ALL_SEEDS = 8
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from scipy import stats
 from tasks import TASKS
 
 FULL = "full"
+ALL_SEEDS = 8
 #: With fewer seeds no interval between means of draws covers 95 %: one of n values and the lowest
 #: and highest mean cover 1 - 2 / 2**n at most.
 FEWEST_SEEDS = 6
@@ -35,17 +36,19 @@ def by_row(lines: Sequence[Mapping]) -> Found:
         if one["split"] == "held out":
             found.setdefault((one["task"], one["schedule"]), {})[one["seed"]] = one
     for (task, name), seeds in found.items():
-        usual = [_beside(one) for one in found.get((task, FULL), {}).values() if "whole" in one]
+        usual = [
+            beside_training(one) for one in found.get((task, FULL), {}).values() if "whole" in one
+        ]
         if name in EVALUATED and usual:
             for seed, one in seeds.items():
                 if "whole" in one:
-                    further = _beside(one) - statistics.mean(usual)
+                    further = beside_training(one) - statistics.mean(usual)
                     seeds[seed] = {**one, "seconds": one["seconds"] + max(further, 0.0)}
     return found
 
 
-def _beside(one: Mapping[str, float]) -> float:
-    """What a run did beside training: start and evaluation, in seconds."""
+def beside_training(one: Mapping[str, float]) -> float:
+    """The seconds of start and evaluation; of a run whose line has ``whole``."""
     return one["whole"] - one["seconds"]
 
 
@@ -125,6 +128,12 @@ def between(
     )
 
 
+def accuracies(found: Found, task: str) -> dict[str, Difference]:
+    """By schedule the difference in accuracy to ``full``, where there is one."""
+    each = ((name, difference(found, task, name, accuracy)) for name in ROWS)
+    return {name: one for name, one in each if one}
+
+
 def mean(found: Found, task: str, name: str, what: Callable[[Mapping[str, float]], float]) -> float:
     return statistics.mean(map(what, found[task, name].values()))
 
@@ -144,8 +153,7 @@ def leaders(found: Found) -> dict[str, str]:
     """By task the schedule that is ahead of ``full`` by most; ``full`` where none is."""
     best = {}
     for task in TASKS:
-        each = {name: one for name in ROWS if (one := difference(found, task, name, accuracy))}
-        if each:
+        if each := accuracies(found, task):
             ahead = [name for name, one in each.items() if one.sign > 0]
             best[task] = max(ahead, key=lambda name: each[name].mean, default=FULL)
     return best
